@@ -1,0 +1,1 @@
+"""The engine: batching, scheduling, model life. Knows neither HTTP nor gRPC."""

@@ -1,0 +1,211 @@
+"""The border between fronts and engine: all that the two sides say to each other.
+
+Fronts parse and answer only. They hand lists of requests to `Engine.submit`, which never blocks and never raises: every
+request gets its answer through its `reply`, on the event loop that submitted it. Tensors travel as their little-endian,
+row-major wire bytes in buffers that own their memory, so that no side copies. Late replies to cancelled calls are
+dropped by the front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from protos.inference.v2 import model_config_pb2
+
+Parameter = bool | int | float | str
+Buffer = bytes | bytearray | memoryview
+
+
+class ErrorKind(enum.Enum):
+    """Class of a failure; the fronts map it to HTTP and gRPC status by one table each."""
+
+    UNKNOWN = "unknown"
+    INTERNAL = "internal"
+    NOT_FOUND = "not found"
+    INVALID_ARGUMENT = "invalid argument"
+    UNAVAILABLE = "unavailable"
+    UNSUPPORTED = "unsupported"
+    ALREADY_EXISTS = "already exists"
+    CANCELLED = "cancelled"
+
+
+class InferenceError(Exception):
+    """A failure that a client is told about, in words it can match on."""
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+@dataclasses.dataclass(slots=True)
+class Tensor:
+    """A named tensor. `data` is its wire form; BYTES elements are each preceded by a 4-byte little-endian length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclasses.dataclass(slots=True)
+class RequestedOutput:
+    """An output asked for; `classification` 0 means the tensor itself, k the best k classes."""
+
+    name: str
+    classification: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class InferResponse:
+    """One answer to a request."""
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: list[Tensor]
+    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
+
+
+class Reply(Protocol):
+    """How one request is answered: called once with `final`, before that any number of times without."""
+
+    def __call__(self, answer: InferResponse | InferenceError, *, final: bool = True) -> None: ...
+
+
+@dataclasses.dataclass(slots=True)
+class InferRequest:
+    """One inference as a front understood it.
+
+    `version` is empty for "highest served". `outputs` empty means all. `deadline_s` is on the monotonic clock of the
+    event loop, None for never. A front sets `cancelled` when its client has gone; the engine drops such a request before
+    it runs.
+    """
+
+    model: str
+    version: str
+    id: str
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput]
+    parameters: Mapping[str, Parameter]
+    reply: Reply
+    deadline_s: float | None = None
+    cancelled: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """Name, datatype and shape (-1: variable) of a model's input or output, the batch dimension included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a client needs to know to call a model."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """Name, version and the extensions this server speaks."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model in a repository; version, state and reason are empty for one never touched."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchStatistics:
+    """Compute durations of the executions of one batch size."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatistics:
+    """Counters of one model version since its load.
+
+    `inference_count` counts items, `execution_count` model runs, `success.count` requests. `failures` counts requests by
+    reason: REJECTED, CANCELED, BACKEND, OTHER.
+    """
+
+    name: str
+    version: str
+    last_inference_ms: int
+    inference_count: int
+    execution_count: int
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    batches: tuple[BatchStatistics, ...]
+    pending: int
+    failures: Mapping[str, int]
+    memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
+    load_duration_s: float = 0.0
+
+
+class Engine(Protocol):
+    """All that a front may ask. Lookups raise InferenceError; nothing here blocks the event loop."""
+
+    def submit(self, requests: Sequence[InferRequest]) -> None: ...
+
+    def live(self) -> bool: ...
+
+    def ready(self) -> bool: ...
+
+    def server_metadata(self) -> ServerMetadata: ...
+
+    def model_ready(self, name: str, version: str) -> bool: ...
+
+    def model_metadata(self, name: str, version: str) -> ModelMetadata: ...
+
+    def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig: ...
+
+    def statistics(self, name: str, version: str) -> Sequence[ModelStatistics]:
+        """Of one model (all versions, or one), or of all models when `name` is empty."""
+        ...
+
+    def index(self, *, ready: bool) -> Sequence[IndexEntry]: ...
+
+    async def load(self, name: str, parameters: Mapping[str, Parameter | bytes]) -> None:
+        """Returns once the model is ready. `config` (JSON) and `file:<path>` (bytes) are the known parameters."""
+        ...
+
+    async def unload(self, name: str, *, unload_dependents: bool) -> None:
+        """Returns once the unload has begun; requests in flight finish first."""
+        ...

@@ -1,0 +1,1 @@
+"""The wire: all that two programs of this repository share."""

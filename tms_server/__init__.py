@@ -1,0 +1,1 @@
+"""The control plane: leases, placement and the fleet of workers."""

@@ -1,0 +1,1 @@
+"""The gRPC face: translation at the edge, nothing decided."""

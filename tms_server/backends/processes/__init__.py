@@ -1,0 +1,1 @@
+"""Workers as supervised process pairs on this machine."""

@@ -1,0 +1,1 @@
+"""What the fleet should look like against what it is, decided purely."""

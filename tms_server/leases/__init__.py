@@ -1,0 +1,1 @@
+"""Life of a lease, decided purely: the transition table, deadlines, use."""

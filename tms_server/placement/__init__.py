@@ -1,0 +1,1 @@
+"""Where leases go, decided purely: filter, coarse score, one stable order."""

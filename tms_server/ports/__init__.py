@@ -1,0 +1,1 @@
+"""What services and reconcilers need from the outside, as protocols; adapters implement them."""

@@ -1,0 +1,185 @@
+"""The store: durable state behind short units of work.
+
+A unit of work is a plain function that is given a `UnitOfWork` and returns a value. `Store.write` runs it inside one
+transaction on the writer and answers after the commit is durable; what it raises rolls its own changes back and reaches
+the caller, without harm to other work committed in the same group. Work may run again after a `Conflict` on stores that
+let writers overlap, so it must do nothing but call the unit. `Store.read` runs against a consistent snapshot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from tms_server.model import group, ids, lease, pool, resources
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseQuery:
+    """Filters and place in the list of leases; newest first. `before` is the (created_at, id) of the last one seen."""
+
+    namespace: ids.Namespace | None = None
+    states: frozenset[lease.LeaseState] = frozenset()
+    labels: Mapping[str, str] = lease.EMPTY
+    pool: ids.PoolName | None = None
+    parent_id: ids.LeaseId | None = None
+    living_only: bool = False
+    before: tuple[dt.datetime, ids.LeaseId] | None = None
+    limit: int = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to be; the store gives it a revision."""
+
+    type: str
+    message: str
+    actor: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Installation:
+    """Identity of this database: `epoch` is raised when it is restored from a backup."""
+
+    id: ids.InstallationId
+    epoch: int
+    alive_at: dt.datetime
+    """When a server last said that it was alive; an outage is counted from here."""
+
+
+class Reader(Protocol):
+    """Consistent reads. Sequences are tuples in a stable order (creation, then id)."""
+
+    def installation(self) -> Installation: ...
+
+    def revision(self) -> int:
+        """Revision of the last change."""
+        ...
+
+    def get_lease(self, lease_id: ids.LeaseId) -> lease.Lease | None: ...
+
+    def leases(self, query: LeaseQuery) -> tuple[lease.Lease, ...]: ...
+
+    def unended_leases(self) -> tuple[lease.Lease, ...]:
+        """All leases of all namespaces that have not ended, RELEASING included."""
+        ...
+
+    def find_request(self, namespace: ids.Namespace, actor: str, request_id: str) -> tuple[ids.LeaseId, str] | None:
+        """The lease made by that request, and the digest of its body."""
+        ...
+
+    def events(self, lease_id: ids.LeaseId) -> tuple[lease.LeaseEvent, ...]:
+        """The lease's history, oldest first."""
+        ...
+
+    def changes(self, after_revision: int, limit: int) -> tuple[lease.LeaseEvent, ...]:
+        """Events of all leases after a revision, in commit order; RevisionGone when they are no longer kept."""
+        ...
+
+    def get_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> lease.NameBinding | None: ...
+
+    def names(self, namespace: ids.Namespace | None = None) -> tuple[lease.NameBinding, ...]: ...
+
+    def get_pool(self, namespace: ids.Namespace, name: ids.PoolName) -> pool.Pool | None: ...
+
+    def pools(self, namespace: ids.Namespace | None = None) -> tuple[pool.Pool, ...]: ...
+
+    def get_group(self, group_id: ids.GroupId) -> group.WorkerGroup | None: ...
+
+    def groups(self) -> tuple[group.WorkerGroup, ...]: ...
+
+    def assignments(self) -> tuple[group.Assignment, ...]: ...
+
+    def reports(self) -> tuple[group.GroupReport, ...]:
+        """The last stored report of each group; may lag a few seconds behind the live one."""
+        ...
+
+    def measurements(self) -> tuple[group.Measurement, ...]: ...
+
+    def endpoints(self) -> Mapping[str, resources.Endpoint]:
+        """Address of each owner: ``lease/<id>`` or ``name/<namespace>/<name>``."""
+        ...
+
+
+class UnitOfWork(Reader, Protocol):
+    """A reader that can also write; all or nothing."""
+
+    def add_lease(self, new: lease.Lease, body_digest: str, event: NewEvent) -> lease.Lease:
+        """Stores a lease and its request id; answers it with its revision. AlreadyExists if the id or request is taken."""
+        ...
+
+    def save_lease(self, changed: lease.Lease, event: NewEvent | None = None) -> lease.Lease:
+        """Replaces the lease if its stored revision is still `changed.revision`, else Conflict; answers the new one.
+
+        Each save raises the revision, and without an event a nameless one of type ``Changed`` marks it for watchers.
+        """
+        ...
+
+    def renew_lease(
+        self, lease_id: ids.LeaseId, renewed_until: dt.datetime | None, last_activity_at: dt.datetime | None
+    ) -> None:
+        """The hot path: writes the given times only; no revision, no event."""
+        ...
+
+    def set_name(self, binding: lease.NameBinding) -> None: ...
+
+    def delete_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> bool: ...
+
+    def put_pool(self, new: pool.Pool) -> None: ...
+
+    def delete_pool(self, namespace: ids.Namespace, name: ids.PoolName) -> bool: ...
+
+    def put_group(self, new: group.WorkerGroup, expected_generation: int | None) -> None:
+        """Adds (None) or replaces a group whose stored generation is as expected, else Conflict."""
+        ...
+
+    def delete_group(self, group_id: ids.GroupId) -> None:
+        """Also its report."""
+        ...
+
+    def put_assignment(self, new: group.Assignment) -> None:
+        """Adds or replaces the assignment of (lease, copy, group)."""
+        ...
+
+    def delete_assignment(self, lease_id: ids.LeaseId, group_id: ids.GroupId, copy: int) -> None: ...
+
+    def put_reports(self, reports: Sequence[group.GroupReport]) -> None: ...
+
+    def put_measurement(self, new: group.Measurement) -> None:
+        """Keeps the greatest value for its key."""
+        ...
+
+    def put_endpoint(self, owner: str, endpoint: resources.Endpoint) -> None: ...
+
+    def delete_endpoint(self, owner: str) -> None: ...
+
+    def touch(self, alive_at: dt.datetime) -> None:
+        """Says that a server is alive."""
+        ...
+
+    def forget_before(self, instant: dt.datetime) -> int:
+        """Deletes leases that ended before, their events and requests; answers how many leases."""
+        ...
+
+
+class Store(Protocol):
+    """Durable state. Safe to call from many tasks of one event loop."""
+
+    async def read(self, work: Callable[[Reader], T]) -> T:
+        """Runs `work` on a consistent snapshot. Unavailable when the database does not answer."""
+        ...
+
+    async def write(self, work: Callable[[UnitOfWork], T]) -> T:
+        """Runs `work` in a transaction and returns after a durable commit."""
+        ...
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Calls `wake` on the event loop after each commit that raised the revision; answers how to stop."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Loops that bring the world to what is stored: load, process, apply."""

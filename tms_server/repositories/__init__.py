@@ -1,0 +1,1 @@
+"""Model repositories: from a URI to the exact files it means."""

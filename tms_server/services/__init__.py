@@ -1,0 +1,1 @@
+"""Use cases: one function for each call of the API."""
