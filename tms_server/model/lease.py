@@ -136,7 +136,7 @@ class Lease:
     """A lease as stored.
 
     `sources` is empty until every model is resolved, then in the order of `spec.models`. `renewed_until` is the latest
-    explicit renewal. `generation` rises with each change of what is wanted, `revision` with each stored change.
+    explicit renewal. `credit` is the time that the control plane was down, added to every deadline. `generation` rises with each change of what is wanted, `revision` with each stored change.
     """
 
     id: ids.LeaseId
@@ -153,6 +153,7 @@ class Lease:
     active_at: dt.datetime | None = None
     renewed_until: dt.datetime | None = None
     last_activity_at: dt.datetime | None = None
+    credit: dt.timedelta = dt.timedelta(0)
     end: LeaseEnd | None = None
 
     def condition(self, type_: str) -> Condition | None:

@@ -26,6 +26,8 @@ class LaunchSpec:
     group_id: ids.GroupId
     namespace: ids.Namespace
     worker: resources.WorkerSpec
+    endpoint: resources.Endpoint
+    """Where the worker listens; published before for the owner ``group/<id>``."""
     token: str
     """The sidecar proves with it that it belongs to the group."""
 

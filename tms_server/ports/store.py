@@ -102,7 +102,7 @@ class Reader(Protocol):
     def measurements(self) -> tuple[group.Measurement, ...]: ...
 
     def endpoints(self) -> Mapping[str, resources.Endpoint]:
-        """Address of each owner: ``lease/<id>`` or ``name/<namespace>/<name>``."""
+        """Address of each owner: ``lease/<id>``, ``name/<namespace>/<name>`` or ``group/<id>``."""
         ...
 
 
