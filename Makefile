@@ -1,24 +1,66 @@
 # Everything starts from Python 3.11 or newer and make; the rest is set up below .venv from the lock file.
 PYTHON ?= python3
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+JOBS ?= auto
 UV := .uv/bin/uv
+BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit tiers format protos lock bench docs clean
+.PHONY: help setup demo test check unit e2e format protos docs bench lock clean
 
 help: ## Show what can be made
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(UV):
 	@echo "Setting up uv ..."
 	@$(PYTHON) -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8,<1"
 
-.venv/.ready: $(UV) requirements.lock pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml | $(UV)
 	@echo "Setting up .venv from requirements.lock ..."
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	@$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
-	@$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-setup: .venv/.ready ## Set up the virtual environment
+setup: .venv/.ready ## Set up the virtual environment (all other targets do so too)
+
+demo: .venv/.ready ## Lease a classifier of handwritten digits, use it, watch it expire (under three minutes)
+	@$(BIN)/python -m examples.digits.demo
+
+test: .venv/.ready ## Lint, types, architecture and all tests
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: .venv/.ready ## Lint, types and import contracts only
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
+
+unit: .venv/.ready ## The fast tests only
+	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/architecture
+
+e2e: .venv/.ready ## The tests of the whole system only
+	@$(BIN)/python -m pytest -n $(JOBS) tests/e2e
+
+format: .venv/.ready ## Format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+protos: .venv/.ready ## Generate the stubs beside the .proto files
+	@$(BIN)/python -m protos.generate
+
+docs: .venv/.ready ## Generate the reference pages below docs/
+	@$(BIN)/python -m docs.generate
+
+bench: .venv/.ready ## Measure; prints figures beside their references
+	@$(BIN)/python -m benchmarks
+
+lock: $(UV) ## Resolve the dependencies anew into the lock files
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--extra local --group dev pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--extra worker-gpu pyproject.toml -o requirements-gpu.lock
+
+clean: ## Remove what was set up and built
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

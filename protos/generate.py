@@ -19,11 +19,10 @@ def generate(into: pathlib.Path = ROOT) -> None:
     from grpc_tools import protoc
 
     well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    flags = [
-        f"-I{ROOT}",
-        f"-I{well_known}",
-        *(f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
-    ]
+    programs = pathlib.Path(sys.executable).parent
+    plugins = [f"--plugin=protoc-gen-{kind}={programs}/protoc-gen-{kind}" for kind in ("mypy", "mypy_grpc")]
+    outputs = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    flags = [f"-I{ROOT}", f"-I{well_known}", *plugins, *outputs]
     if protoc.main(["protoc", *flags, *sources()]) != 0:
         raise RuntimeError("protoc refused a source; its message is above")
 
