@@ -1,0 +1,246 @@
+"""What every backend owes its callers, on each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from typing import Protocol
+
+import pytest
+
+from tms_server.model import errors, ids, resources
+from tms_server.ports import backend
+from tms_server.testing import backend as fake
+
+BOUND_S = 30
+GROUP = ids.GroupId("g-1")
+
+
+class Harness(Protocol):
+    """One machine on which backends of consecutive server runs live."""
+
+    async def open(self) -> backend.Backend: ...
+
+    def kill_worker(self, group_id: ids.GroupId) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class FakeHarness:
+    def __init__(self) -> None:
+        self._world = fake.FakeWorld()
+        self._last = fake.FakeBackend(self._world)
+
+    async def open(self) -> backend.Backend:
+        self._last = fake.FakeBackend(self._world)
+        return self._last
+
+    def kill_worker(self, group_id: ids.GroupId) -> None:
+        self._last.kill(group_id)
+
+    async def close(self) -> None:
+        self._world.groups.clear()
+
+
+@pytest.fixture(params=["fake"])
+async def harness() -> AsyncIterator[Harness]:
+    made = FakeHarness()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def runs(harness: Harness) -> AsyncIterator[backend.Backend]:
+    opened = await harness.open()
+    yield opened
+    for observed in await opened.observe():
+        await opened.retire(observed.group_id)
+    await opened.close()
+
+
+def spec(
+    runs: backend.Backend, group_id: str = GROUP, *, command: str = "", taken: Collection[resources.Endpoint] = ()
+) -> backend.LaunchSpec:
+    return backend.LaunchSpec(
+        group_id=ids.GroupId(group_id),
+        namespace=ids.DEFAULT_NAMESPACE,
+        worker=resources.WorkerSpec(command=command),
+        endpoint=runs.publish(f"group/{group_id}", taken),
+        token="a secret",
+    )
+
+
+async def seen(runs: backend.Backend) -> dict[str, backend.Observed]:
+    return {each.group_id: each for each in await runs.observe()}
+
+
+async def until(runs: backend.Backend, reached: Callable[[], Awaitable[bool]]) -> None:
+    """Waits on the backend's own watch, which must tell of everything `observe` says."""
+    steps = runs.watch()
+    async with asyncio.timeout(BOUND_S):
+        while not await reached():
+            await anext(steps)
+
+
+async def running(runs: backend.Backend, restarts: int = 0) -> None:
+    async def reached() -> bool:
+        group = (await seen(runs)).get(GROUP)
+        return group is not None and group.phase is backend.Phase.RUNNING and group.restarts >= restarts
+
+    await until(runs, reached)
+
+
+async def test_nothing_runs_at_first(runs: backend.Backend) -> None:
+    assert await runs.observe() == ()
+
+
+async def test_a_launched_group_runs(runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    await running(runs)
+    assert (await seen(runs))[GROUP].restarts == 0
+
+
+async def test_launching_twice_is_launching_once(runs: backend.Backend) -> None:
+    wanted = spec(runs)
+    await asyncio.gather(runs.launch(wanted), runs.launch(wanted))
+    await running(runs)
+    await runs.launch(wanted)
+    assert [each.group_id for each in await runs.observe()] == [GROUP]
+    assert (await seen(runs))[GROUP].restarts == 0
+
+
+async def test_a_retired_group_is_gone(runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    await running(runs)
+    await runs.retire(GROUP)
+    assert await runs.observe() == ()
+
+
+async def test_retiring_twice_or_what_never_was_is_a_success(runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    await asyncio.gather(runs.retire(GROUP), runs.retire(GROUP))
+    await runs.retire(GROUP)
+    await runs.retire(ids.GroupId("g-unknown"))
+    assert await runs.observe() == ()
+
+
+async def test_a_retired_id_may_be_launched_again(runs: backend.Backend) -> None:
+    wanted = spec(runs)
+    await runs.launch(wanted)
+    await asyncio.gather(runs.retire(GROUP), runs.launch(wanted))
+    await runs.launch(wanted)
+    await running(runs)
+
+
+async def test_groups_do_not_disturb_each_other(runs: backend.Backend) -> None:
+    first = spec(runs)
+    await runs.launch(first)
+    await runs.launch(spec(runs, "g-2", taken=[first.endpoint]))
+    await runs.retire(ids.GroupId("g-2"))
+    await running(runs)
+
+
+async def test_a_killed_worker_comes_back(harness: Harness, runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    await running(runs)
+    harness.kill_worker(GROUP)
+    await running(runs, restarts=1)
+
+
+async def test_groups_of_an_earlier_run_are_observed_and_can_be_retired(harness: Harness) -> None:
+    before = await harness.open()
+    await before.launch(spec(before))
+    await running(before)
+    await before.close()
+    after = await harness.open()
+    assert set(await seen(after)) == {GROUP}
+    await running(after)
+    assert (await seen(after))[GROUP].restarts == 0
+    await after.launch(spec(after))
+    await after.retire(GROUP)
+    assert await after.observe() == ()
+    await after.close()
+
+
+async def test_what_can_never_run_is_refused_by_the_name_of_its_field(runs: backend.Backend) -> None:
+    assert "image" in (runs.refuse(resources.WorkerSpec(image="registry/image:1")) or "")
+    assert "command" in (runs.refuse(resources.WorkerSpec(command="rm -rf /")) or "")
+    assert "gpus" in (runs.refuse(resources.WorkerSpec(resources=resources.Resources(gpus=1000))) or "")
+    assert runs.refuse(resources.WorkerSpec()) is None
+
+
+async def test_what_is_refused_is_not_launched_either(runs: backend.Backend) -> None:
+    with pytest.raises(errors.FailedPrecondition, match="command"):
+        await runs.launch(spec(runs, command="rm -rf /"))
+    assert await runs.observe() == ()
+
+
+async def test_capacity_follows_what_was_asked_for(runs: backend.Backend) -> None:
+    default = runs.capacity_bytes(resources.WorkerSpec())
+    asked = runs.capacity_bytes(resources.WorkerSpec(resources=resources.Resources(memory_bytes=2**40)))
+    more = runs.capacity_bytes(resources.WorkerSpec(resources=resources.Resources(memory_bytes=2**40 + 1)))
+    assert default > 0
+    assert asked <= 2**40
+    assert more == asked + 1
+
+
+async def test_addresses_are_stable_and_none_of_those_taken(runs: backend.Backend) -> None:
+    taken: list[resources.Endpoint] = []
+    for number in range(20):
+        endpoint = runs.publish(f"lease/l-{number}", taken)
+        assert endpoint == runs.publish(f"lease/l-{number}", taken)
+        assert _sockets(endpoint).isdisjoint(set().union(*map(_sockets, taken)))
+        assert len(_sockets(endpoint)) == 3
+        taken.append(endpoint)
+
+
+async def test_the_last_lines_of_both_programs_are_read(runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    sources: set[str] = set()
+    async with asyncio.timeout(BOUND_S), _closing(runs.logs(GROUP, 5, follow=True)) as lines:
+        async for line in lines:
+            assert line.group_id == GROUP
+            sources.add(line.source)
+            if sources == {"worker", "sidecar"}:
+                break
+    tail = [line async for line in runs.logs(GROUP, 1, follow=False)]
+    assert sorted(line.source for line in tail) == ["sidecar", "worker"]
+    assert [line async for line in runs.logs(GROUP, 0, follow=False)] == []
+
+
+async def test_following_ends_with_the_group(runs: backend.Backend) -> None:
+    await runs.launch(spec(runs))
+    await running(runs)
+    lines = runs.logs(GROUP, 5, follow=True)
+    async with asyncio.timeout(BOUND_S):
+        await anext(lines)
+        await runs.retire(GROUP)
+        assert all(line.group_id == GROUP for line in [line async for line in lines])
+
+
+async def test_logs_of_an_unknown_group_are_not_found(runs: backend.Backend) -> None:
+    with pytest.raises(errors.NotFound, match="g-unknown"):
+        await anext(runs.logs(ids.GroupId("g-unknown"), 5, follow=False))
+
+
+async def test_closing_ends_the_watches(harness: Harness) -> None:
+    opened = await harness.open()
+    steps = opened.watch()
+    await opened.close()
+    async with asyncio.timeout(BOUND_S):
+        assert [step async for step in steps] == []
+
+
+def _sockets(endpoint: resources.Endpoint) -> set[tuple[str, int]]:
+    return {(endpoint.host, port) for port in (endpoint.http_port, endpoint.grpc_port, endpoint.metrics_port)}
+
+
+@contextlib.asynccontextmanager
+async def _closing(lines: AsyncIterator[backend.LogLine]) -> AsyncIterator[AsyncIterator[backend.LogLine]]:
+    """Closes what the port promises as an iterator only, where it is a generator."""
+    try:
+        yield lines
+    finally:
+        if isinstance(lines, AsyncGenerator):
+            await lines.aclose()
