@@ -1,0 +1,38 @@
+"""``make bench``: prints every figure beside its reference; ``--output json`` for programs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from rich.console import Console
+
+from benchmarks import activation, control_plane, inference, report
+
+SECTIONS = {"control-plane": control_plane.run, "activation": activation.run, "inference": inference.run}
+
+
+def main() -> None:
+    """Runs the sections asked for, all by default, with progress on stderr."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=main.__doc__)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
+    parser.add_argument("--output", choices=["table", "json"], default="table")
+    options = parser.parse_args()
+    progress, console = Console(stderr=True), Console()
+    done = []
+    for name in options.sections or SECTIONS:
+        with progress.status(f"measuring {name}"):
+            done.append(SECTIONS[name]())
+        if options.output == "table":
+            report.show(console, done[-1])
+    console.print(f"machine: {report.machine()}") if options.output == "table" else json.dump(
+        {"machine": report.machine(), "sections": [dataclasses.asdict(section) for section in done]},
+        sys.stdout,
+        indent=2,
+    )
+
+
+if __name__ == "__main__":
+    main()
