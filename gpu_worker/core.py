@@ -1,0 +1,191 @@
+"""The engine as the fronts see it: `border.Engine` over the registry of models.
+
+Decides which mode of model control is in force, what is loaded at start and when the server is ready. It runs on one
+event loop and never blocks it: models load in load threads and run in instance threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from gpu_worker import loader, registry
+from gpu_worker.engine import border, delivery, scheduler, validation
+from gpu_worker.repository import completion, layout
+from gpu_worker.runtime import onnx_runtime
+from protos.inference.v2 import model_config_pb2
+
+_EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "statistics",
+)
+_CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
+
+log = structlog.get_logger(__name__)
+
+
+class ControlMode(enum.Enum):
+    """Who decides which models are loaded: nobody after start, or clients through the repository calls."""
+
+    NONE = "none"
+    EXPLICIT = "explicit"
+    POLL = "poll"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All that is set once for the life of the engine.
+
+    `load_at_start` names the models that explicit control loads at start; `("*",)` means every model. `auto_complete`
+    off is the strict mode: a model must bring its whole configuration. `backend_config` holds settings of ONNX Runtime
+    for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`.
+    """
+
+    repositories: tuple[pathlib.Path, ...]
+    control: ControlMode = ControlMode.NONE
+    load_at_start: tuple[str, ...] = ()
+    exit_on_error: bool = True
+    strict_readiness: bool = True
+    auto_complete: bool = True
+    backend_config: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_max_batch_size: int = 4
+    load_thread_count: int = 4
+    server_id: str = "tms"
+    server_name: str = "tms-worker"
+    server_version: str = "0.1.0"
+
+
+class Core(border.Engine):
+    """An engine over one set of repositories; `create`, `start`, serve, `drain`, `close`, in this order."""
+
+    def __init__(self, options: Options, models: registry.Registry) -> None:
+        self._options = options
+        self._models = models
+        self._expected: set[str] = set()
+        self._started = False
+        self._stopping = False
+
+    @classmethod
+    def create(cls, options: Options) -> Core:
+        """Builds the engine; nothing is loaded yet. Raises InferenceError where an option is refused."""
+        if options.control is ControlMode.POLL:
+            raise border.InferenceError(
+                border.ErrorKind.UNSUPPORTED, "model control mode 'poll' is not supported: use 'none' or 'explicit'"
+            )
+        defaults = completion.Defaults.of(
+            options.backend_config, options.default_max_batch_size, auto_complete=options.auto_complete
+        )
+        repository = layout.Repository(options.repositories)
+        opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults)
+        return cls(options, registry.Registry(repository, opener, options.load_thread_count))
+
+    async def start(self) -> None:
+        """Loads what is to be loaded at start.
+
+        Raises InferenceError naming every model that failed, unless `exit_on_error` is off.
+        """
+        names = self._names_at_start()
+        self._expected.update(names)
+        results = await asyncio.gather(*(self._models.load(name, {}) for name in names), return_exceptions=True)
+        failures = [f"{name}: {result}" for name, result in zip(names, results, strict=True) if result is not None]
+        if failures and self._options.exit_on_error:
+            raise border.InferenceError(border.ErrorKind.INTERNAL, "failed to load models: " + "; ".join(failures))
+        self._started = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuses new requests, lets accepted ones finish; true if all did within `timeout_s` seconds."""
+        self._stopping = True
+        return await self._models.drain(timeout_s)
+
+    async def close(self) -> None:
+        """Ends every thread and frees every model; requests still queued are answered with the stopping error."""
+        self._stopping = True
+        await self._models.close()
+
+    def submit(self, requests: Sequence[border.InferRequest]) -> None:
+        loop = asyncio.get_running_loop()
+        arrival_ns = time.monotonic_ns()
+        accepted: dict[scheduler.Scheduler, list[scheduler.Work]] = {}
+        answers: list[delivery.Answered] = []
+        for request in requests:
+            try:
+                target = self._target(request)
+                work = validation.admit(target.spec, request, loop, arrival_ns)
+            except border.InferenceError as error:
+                answers.append((request.reply, error))
+            except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
+                log.warning("request.refused", model=request.model, error=repr(error))
+                refusal = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
+                answers.append((request.reply, refusal))
+            else:
+                accepted.setdefault(target, []).append(work)
+        for target, works in accepted.items():
+            answers += target.enqueue(works)
+        if answers:
+            # Never from within `submit`: the front may not be ready for its reply yet.
+            loop.call_soon(delivery.deliver, answers)
+
+    def _target(self, request: border.InferRequest) -> scheduler.Scheduler:
+        if self._stopping:
+            raise scheduler.stopping()
+        return self._models.version_for_inference(request.model, request.version).scheduler
+
+    def live(self) -> bool:
+        return True
+
+    def ready(self) -> bool:
+        if not self._started or self._stopping:
+            return False
+        return not self._options.strict_readiness or all(self._models.ready(name, "") for name in self._expected)
+
+    def server_metadata(self) -> border.ServerMetadata:
+        return border.ServerMetadata(self._options.server_name, self._options.server_version, _EXTENSIONS)
+
+    def model_ready(self, name: str, version: str) -> bool:
+        return self._models.ready(name, version)
+
+    def model_metadata(self, name: str, version: str) -> border.ModelMetadata:
+        return self._models.version(name, version).spec.metadata(self._models.versions(name))
+
+    def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
+        return self._models.version(name, version).config
+
+    def statistics(self, name: str, version: str) -> Sequence[border.ModelStatistics]:
+        return self._models.statistics(name, version)
+
+    def index(self, *, ready: bool) -> Sequence[border.IndexEntry]:
+        return self._models.index(ready=ready)
+
+    async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
+        self._require_control()
+        await self._models.load(name, parameters)
+
+    async def unload(self, name: str, *, unload_dependents: bool) -> None:
+        """Only ensembles have dependents, and those are refused at load: `unload_dependents` changes nothing."""
+        del unload_dependents
+        self._require_control()
+        self._expected.discard(name)
+        await self._models.unload(name)
+
+    def _require_control(self) -> None:
+        if self._options.control is not ControlMode.EXPLICIT:
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, _CONTROL_DISABLED)
+        if self._stopping:
+            raise scheduler.stopping()
+
+    def _names_at_start(self) -> list[str]:
+        names = self._options.load_at_start
+        if self._options.control is ControlMode.NONE or "*" in names:
+            return self._models.names()
+        return list(dict.fromkeys(names))
