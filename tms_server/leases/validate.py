@@ -7,35 +7,188 @@ later version may do. Existence of pools, parents and models is for the services
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
+from collections.abc import Collection, Mapping
 
-from tms_server.model import lease, pool
+from tms_server.model import errors, lease, pool, resources
+
+MODELS_MAX = 64
+OVERRIDE_MAX_BYTES = 64 * 1024
+URI_MAX = 2048
+LABELS_MAX = 64
+LABEL_MAX = 128
+SELECTORS_MAX = 32
+PRIORITY_MAX = 1000
+WORKERS_MAX = 10_000
+BYTES_MAX = 1 << 60
+SPAN_MIN = dt.timedelta(seconds=1)
+SPAN_MAX = dt.timedelta(days=3650)
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_READ = ("model", "file", "s3")
+_LATER = ("https", "gs")
 
 
 def lease_spec(spec: lease.LeaseSpec) -> None:
     """Checks all of a lease's spec."""
-    raise NotImplementedError
+    if not 1 <= len(spec.models) <= MODELS_MAX:
+        raise errors.InvalidField("models", f"give 1 to {MODELS_MAX} models")
+    for index, reference in enumerate(spec.models):
+        _model(f"models[{index}]", reference)
+    _unique(spec.models)
+    _placement(spec.placement)
+    times("times", spec.times)
+    if abs(spec.priority) > PRIORITY_MAX:
+        raise errors.InvalidField("priority", f"give a number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+    labels("labels", spec.labels)
+    sharing("sharing", spec.sharing)
 
 
 def pool_spec(spec: pool.PoolSpec) -> None:
     """Checks all of a pool's spec."""
-    raise NotImplementedError
+    worker("spec.worker", spec.worker)
+    if not 1 <= spec.max_workers <= WORKERS_MAX:
+        raise errors.InvalidField("spec.max_workers", f"give a number from 1 to {WORKERS_MAX}")
+    if not 0 <= spec.min_workers <= spec.max_workers:
+        raise errors.InvalidField("spec.min_workers", f"give a number from 0 to max_workers, {spec.max_workers}")
+    if not dt.timedelta(0) <= spec.idle_worker_linger <= SPAN_MAX:
+        raise errors.InvalidField("spec.idle_worker_linger", f"give a span from 0 to {SPAN_MAX.days} days")
 
 
 def name(path: str, value: str) -> None:
     """Checks a lease name, pool name or namespace: 1 to 63 of [a-z0-9-], first a letter."""
-    raise NotImplementedError
+    if not _NAME.fullmatch(value):
+        raise errors.InvalidField(path, "give 1 to 63 of a-z, 0-9 and -, first a letter")
 
 
 def request_id(path: str, value: str) -> None:
     """Checks a request id: 1 to 128 printable characters."""
-    raise NotImplementedError
+    _printable(path, value)
 
 
-def labels(path: str, values: dict[str, str]) -> None:
-    """Checks labels (also those of a filter)."""
-    raise NotImplementedError
+def labels(path: str, values: Mapping[str, str]) -> None:
+    """Checks labels (also those of a filter): at most 64, keys and values of at most 128 printable characters."""
+    if len(values) > LABELS_MAX:
+        raise errors.InvalidField(path, f"give at most {LABELS_MAX} labels")
+    for key, value in values.items():
+        _printable(f"{path} key", key)
+        if "=" in key:
+            raise errors.InvalidField(f"{path}[{key}]", "leave = out of keys; selectors are written key=value")
+        if len(value) > LABEL_MAX or not value.isprintable():
+            raise errors.InvalidField(f"{path}[{key}]", f"give a value of at most {LABEL_MAX} printable characters")
+
+
+def times(path: str, values: lease.Times) -> None:
+    """Checks the clocks of a lease, each by itself and together."""
+    span(f"{path}.hold", values.hold)
+    span(f"{path}.activity_window", values.activity_window)
+    span(f"{path}.pending_timeout", values.pending_timeout)
+    if values.max_lifetime is None:
+        return
+    span(f"{path}.max_lifetime", values.max_lifetime)
+    if values.max_lifetime < values.hold:
+        raise errors.InvalidField(f"{path}.max_lifetime", f"give at least the hold, {values.hold}, or leave it out")
 
 
 def span(path: str, value: dt.timedelta) -> None:
     """Checks a span of time of a lease: one second to ten years."""
-    raise NotImplementedError
+    if not SPAN_MIN <= value <= SPAN_MAX:
+        raise errors.InvalidField(path, f"give a span from 1 second to {SPAN_MAX.days} days")
+
+
+def sharing(path: str, values: lease.Sharing) -> None:
+    """Checks who may share: selectors well formed, and not at odds with each other."""
+    selectors(f"{path}.share_with", values.share_with)
+    selectors(f"{path}.not_with", values.not_with)
+    if values.exclusive and values.share_with:
+        raise errors.InvalidField(f"{path}.exclusive", "drop either exclusive or share_with; they exclude each other")
+    if both := sorted(set(values.share_with) & set(values.not_with)):
+        raise errors.InvalidField(f"{path}.not_with", f"drop {both[0]!r} here or in share_with")
+
+
+def selectors(path: str, values: Collection[str]) -> None:
+    """Checks selectors: at most 32, each a lease id, a lease name or key=value."""
+    if len(values) > SELECTORS_MAX:
+        raise errors.InvalidField(path, f"give at most {SELECTORS_MAX} selectors")
+    for index, value in enumerate(values):
+        if not value or len(value) > 2 * LABEL_MAX + 1 or not value.isprintable() or value.startswith("="):
+            raise errors.InvalidField(f"{path}[{index}]", "give a lease id, a lease name, or a label as key=value")
+
+
+def worker(path: str, spec: resources.WorkerSpec) -> None:
+    """Checks what a worker is: an image or a command's name, and reservations that are not negative."""
+    if spec.image and spec.command:
+        raise errors.InvalidField(f"{path}.image", "give either an image or a command")
+    if "/" in spec.command or " " in spec.command:
+        raise errors.InvalidField(f"{path}.command", "give the name of an allowed command, never a command line")
+    for field in ("gpus", "cpu_milli", "memory_bytes"):
+        if not 0 <= getattr(spec.resources, field) <= BYTES_MAX:
+            raise errors.InvalidField(f"{path}.resources.{field}", "give 0 (the default) or a positive number")
+
+
+def uri(path: str, value: str) -> None:
+    """Checks a model URI; Unimplemented for a scheme of a later version."""
+    if len(value) > URI_MAX or not value.isprintable():
+        raise errors.InvalidField(path, f"give at most {URI_MAX} printable characters")
+    match = _SCHEME.fullmatch(value)
+    remedy = "give model://<repository>/<path>, file:///<path> or s3://<bucket>/<prefix>"
+    if match is None:
+        raise errors.InvalidField(path, remedy)
+    scheme, rest = match.groups()
+    if scheme in _LATER:
+        raise errors.Unimplemented(f"{path}: this server does not read {scheme}:// yet; {remedy}")
+    if scheme not in _READ or not _has_place(scheme, rest):
+        raise errors.InvalidField(path, remedy)
+    if ".." in rest.split("/") or "\\" in rest:
+        raise errors.InvalidField(path, "leave .. and backslashes out of the path")
+
+
+def _has_place(scheme: str, rest: str) -> bool:
+    host, _, path = rest.partition("/")
+    if scheme == "file":
+        return not host and bool(path.strip("/"))
+    return bool(host) and (scheme == "s3" or bool(path.strip("/")))
+
+
+def _model(path: str, reference: lease.ModelReference) -> None:
+    if not _MODEL_NAME.fullmatch(reference.name):
+        raise errors.InvalidField(f"{path}.name", "give 1 to 128 of A-Z, a-z, 0-9, _, . and -, first a letter or digit")
+    uri(f"{path}.uri", reference.uri)
+    if not 0 <= reference.declared_bytes <= BYTES_MAX:
+        raise errors.InvalidField(f"{path}.declared_bytes", "give the bytes it needs once loaded, or 0 if not known")
+    if reference.config_override:
+        _override(f"{path}.config_override", reference.config_override)
+
+
+def _override(path: str, text: str) -> None:
+    if len(text.encode(errors="replace")) > OVERRIDE_MAX_BYTES:
+        raise errors.InvalidField(path, f"give at most {OVERRIDE_MAX_BYTES} bytes")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise errors.InvalidField(path, "give a JSON object of a model configuration") from None
+    if not isinstance(value, dict):
+        raise errors.InvalidField(path, "give a JSON object of a model configuration")
+
+
+def _unique(models: Collection[lease.ModelReference]) -> None:
+    seen: set[str] = set()
+    for index, reference in enumerate(models):
+        if reference.name in seen:
+            raise errors.InvalidField(f"models[{index}].name", f"{reference.name!r} is there twice; name each once")
+        seen.add(reference.name)
+
+
+def _placement(placement: lease.Placement) -> None:
+    if isinstance(placement, lease.InPool):
+        name("pool.pool", placement.pool)
+    else:
+        worker("dedicated.worker", placement.worker)
+
+
+def _printable(path: str, value: str) -> None:
+    if not 1 <= len(value) <= LABEL_MAX or not value.isprintable():
+        raise errors.InvalidField(path, f"give 1 to {LABEL_MAX} printable characters")

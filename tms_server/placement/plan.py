@@ -6,10 +6,13 @@ in whatever order, gives the same plan.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import datetime as dt
 
-from tms_server.model import ids
-from tms_server.placement import report, snapshot
+from tms_server.model import group, ids, lease, pool, resources
+from tms_server.placement import booking, check, feasible, report, score, snapshot
+from tms_server.placement import index as fleet_index
 
 
 def plan(fleet: snapshot.Fleet, now: dt.datetime, source: ids.IdSource) -> report.Plan:
@@ -17,4 +20,164 @@ def plan(fleet: snapshot.Fleet, now: dt.datetime, source: ids.IdSource) -> repor
 
     Every plan has passed the laws of `check`; LawBroken (a defect) otherwise.
     """
-    raise NotImplementedError
+    made = _Pass(fleet_index.of(fleet), now, source).run(fleet.leases)
+    check.enforce(fleet, made)
+    return made
+
+
+def order(asked: lease.Lease) -> tuple[int, dt.datetime, ids.LeaseId]:
+    """Who is served first when there is no room for all."""
+    return -asked.spec.priority, asked.created_at, asked.id
+
+
+class _Pass:
+    """Working state of one pass: the books as they fill, and the decisions made so far."""
+
+    def __init__(self, fleet: fleet_index.Index, now: dt.datetime, source: ids.IdSource) -> None:
+        self._index = fleet
+        self._now = now
+        self._ids = source
+        self._books = dict(fleet.books)
+        self._members = {key: list(members) for key, members in fleet.members.items()}
+        self._changes: dict[ids.GroupId, report.GroupChange] = {}
+        self._assignments: list[group.Assignment] = []
+        self._leaving = self._count_leaving()
+
+    def run(self, leases: tuple[lease.Lease, ...]) -> report.Plan:
+        asking = sorted((each for each in leases if each.state.living and each.id not in self._index.placed), key=order)
+        decisions = {each.id: self._decide(each) for each in asking}
+        # A lease that wants company may come before the lease it wants: ask again while somebody finds a place.
+        while moved := self._again([each for each in asking if each.spec.sharing.share_with], decisions):
+            decisions |= moved
+        found = decisions.values()
+        return report.Plan(
+            groups=tuple(self._changes.values()),
+            assignments=tuple(self._assignments),
+            placed=tuple(each for each in found if isinstance(each, report.Placed)),
+            waiting=tuple(each for each in found if isinstance(each, report.Waiting)),
+            failed=tuple(each for each in found if isinstance(each, report.Failed)),
+        )
+
+    def _again(
+        self, asking: list[lease.Lease], decisions: dict[ids.LeaseId, report.Decision]
+    ) -> dict[ids.LeaseId, report.Decision]:
+        waiting = [each for each in asking if isinstance(decisions[each.id], report.Waiting)]
+        renewed = {each.id: self._decide(each) for each in waiting}
+        return {key: value for key, value in renewed.items() if isinstance(value, report.Placed)}
+
+    def _decide(self, asked: lease.Lease) -> report.Decision:
+        if len(asked.sources) != len(asked.spec.models):
+            return report.Waiting(lease_id=asked.id, reason="Unresolved", message="its models are not looked up yet")
+        if isinstance(asked.spec.placement, lease.Dedicated):
+            return self._dedicated(asked, asked.spec.placement)
+        home = self._index.pool_of(asked)
+        if home is None:
+            message = f"pool {asked.spec.placement.pool} is gone"
+            return report.Waiting(lease_id=asked.id, reason="PoolGone", message=message)
+        return self._pooled(asked, home)
+
+    def _dedicated(self, asked: lease.Lease, placement: lease.Dedicated) -> report.Decision:
+        capacity_bytes = self._index.capacities[placement.worker]
+        candidate = booking.candidate(asked, placement.worker, self._index.known)
+        if (why := feasible.impossible(candidate, capacity_bytes, alone=True)) is not None:
+            return report.Failed(lease_id=asked.id, reason=report.CANNOT_FIT, message=why)
+        return self._place(candidate, self._start(asked.namespace, placement.worker, None))
+
+    def _pooled(self, asked: lease.Lease, home: pool.Pool) -> report.Decision:
+        candidate = booking.candidate(asked, home.spec.worker, self._index.known)
+        why = feasible.impossible(candidate, self._index.capacities[home.spec.worker], alone=False)
+        if why is not None:
+            return report.Failed(lease_id=asked.id, reason=report.CANNOT_FIT, message=why)
+        members = self._members.setdefault((home.namespace, home.name), [])
+        best = self._best(candidate, members)
+        if best is not None:
+            return self._place(candidate, best)
+        if asked.spec.sharing.share_with:
+            return self._wait(candidate, home, "no worker with the leases it wants to share with has room")
+        if len(members) < home.spec.max_workers:
+            return self._place(candidate, self._start(home.namespace, home.spec.worker, home))
+        self._make_way(candidate, home)
+        return self._wait(candidate, home, f"the pool has all of its {home.spec.max_workers} worker(s)")
+
+    def _best(self, candidate: booking.Candidate, members: list[ids.GroupId]) -> booking.Book | None:
+        roomy = (book for group_id in members if (book := self._books[group_id]).room_for(candidate))
+        fitting = (book for book in roomy if feasible.refusal(candidate, book, self._index.aliases) is None)
+        return min(fitting, key=lambda book: score.rank(candidate, book), default=None)
+
+    def _place(self, candidate: booking.Candidate, book: booking.Book) -> report.Placed:
+        changed = self._change(book, candidate)
+        self._books[changed.id] = dataclasses.replace(book.adding(candidate), group=changed)
+        self._assignments.append(
+            group.Assignment(
+                lease_id=candidate.lease.id,
+                group_id=changed.id,
+                copy=0,
+                generation=changed.generation,
+                booked_bytes=candidate.needed_bytes,
+                assigned_at=self._now,
+            )
+        )
+        beside = f"beside {len(book.held)} other lease(s)" if book.held else "as its first lease"
+        message = f"on worker {changed.id}, {beside}: {candidate.needed_bytes} bytes ({candidate.details()})"
+        return report.Placed(lease_id=candidate.lease.id, group_id=changed.id, message=message)
+
+    def _change(self, book: booking.Book, candidate: booking.Candidate) -> group.WorkerGroup:
+        """The group as it is written: one generation higher than stored, once for each pass."""
+        class_ = candidate.classes[0] if len(candidate.classes) == 1 else None
+        before = self._changes.get(book.group.id)
+        expected = book.group.generation if before is None else before.expected_generation
+        changed = dataclasses.replace(
+            book.group,
+            framework_class=book.group.framework_class or class_,
+            generation=1 if expected is None else expected + 1,
+            emptied_at=None,
+        )
+        self._changes[changed.id] = report.GroupChange(group=changed, expected_generation=expected)
+        return changed
+
+    def _start(self, namespace: ids.Namespace, spec: resources.WorkerSpec, home: pool.Pool | None) -> booking.Book:
+        """A new, empty worker: of a pool, or the lease's own."""
+        started = group.WorkerGroup(
+            id=self._ids.group(),
+            namespace=namespace,
+            pool=None if home is None else home.name,
+            spec=spec,
+            capacity_bytes=self._index.capacities[spec],
+            framework_class=None,
+            phase=group.GroupPhase.RUNNING,
+            generation=1,
+            token=self._ids.token(),
+            created_at=self._now,
+        )
+        self._changes[started.id] = report.GroupChange(group=started, expected_generation=None)
+        if home is not None:
+            self._members[home.namespace, home.name].append(started.id)
+        return booking.Book(group=started)
+
+    def _wait(self, candidate: booking.Candidate, home: pool.Pool, why: str) -> report.Waiting:
+        members = self._members.get((home.namespace, home.name), [])
+        most = max((self._books[group_id].free_bytes for group_id in members), default=0)
+        message = f"needs {candidate.needed_bytes} bytes; {why}; the freest of pool {home.name} has {max(0, most)} free"
+        return report.Waiting(lease_id=candidate.lease.id, reason=report.NO_CAPACITY, message=message)
+
+    def _make_way(self, candidate: booking.Candidate, home: pool.Pool) -> None:
+        """Lets an empty worker of another framework class go, so that the full pool can start one of this class."""
+        pool_key = (home.namespace, home.name)
+        if self._leaving[pool_key] > 0:
+            self._leaving[pool_key] -= 1
+            return
+        empty = (self._books[group_id] for group_id in self._members[pool_key] if self._books[group_id].empty)
+        other = (book for book in empty if book.group.framework_class not in (None, *candidate.classes))
+        book = next((book for book in other if book.group.phase is group.GroupPhase.RUNNING), None)
+        if book is None:
+            return
+        leaving = dataclasses.replace(book.group, phase=group.GroupPhase.DRAINING, generation=book.group.generation + 1)
+        self._books[leaving.id] = dataclasses.replace(book, group=leaving)
+        self._changes[leaving.id] = report.GroupChange(group=leaving, expected_generation=book.group.generation)
+
+    def _count_leaving(self) -> collections.Counter[fleet_index.PoolKey]:
+        leaving: collections.Counter[fleet_index.PoolKey] = collections.Counter()
+        for pool_key, members in self._members.items():
+            books = [self._books[group_id] for group_id in members]
+            leaving[pool_key] = sum(book.empty and book.group.phase is group.GroupPhase.DRAINING for book in books)
+        return leaving

@@ -41,6 +41,9 @@ class Failed:
     message: str
 
 
+Decision = Placed | Waiting | Failed
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupChange:
     """A group to write with `put_group(group, expected_generation)`; None: it is new."""
