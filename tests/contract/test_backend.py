@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
+import pathlib
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from typing import Protocol
 
 import pytest
 
+from tms_server import clock
+from tms_server.backends.processes import backend as processes
+from tms_server.backends.processes import layout, proc
+from tms_server.backends.processes import options as process_options
 from tms_server.model import errors, ids, resources
 from tms_server.ports import backend
 from tms_server.testing import backend as fake
@@ -43,9 +50,41 @@ class FakeHarness:
         self._world.groups.clear()
 
 
-@pytest.fixture(params=["fake"])
-async def harness() -> AsyncIterator[Harness]:
-    made = FakeHarness()
+class ProcessHarness:
+    """Small real programs stand where worker and sidecar would."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._options = process_options.Options(
+            data_dir=directory,
+            installation_id=ids.InstallationId(f"contract {directory}"),
+            server="127.0.0.1:1",
+            commands={"tms-worker": ("/bin/sh", "-c", "echo worker {http_port}; exec sleep 1000")},
+            sidecar_command=("/bin/sh", "-c", "echo sidecar {worker_id}; exec sleep 1000"),
+            backoff=process_options.Backoff(first=dt.timedelta(milliseconds=10)),
+        )
+
+    async def open(self) -> backend.Backend:
+        return await processes.ProcessBackend.open(self._options, clock.SystemClock())
+
+    def kill_worker(self, group_id: ids.GroupId) -> None:
+        note = layout.read_note(self._options.data_dir / "groups" / group_id, "worker")
+        assert note is not None
+        process = proc.find(note.identity)
+        assert process is not None
+        process.send(signal.SIGKILL)
+        process.forget()
+
+    async def close(self) -> None:
+        """A failed test may leave groups; no process of theirs outlives it."""
+        opened = await self.open()
+        for observed in await opened.observe():
+            await opened.retire(observed.group_id)
+        await opened.close()
+
+
+@pytest.fixture(params=["fake", "processes"])
+async def harness(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[Harness]:
+    made: Harness = FakeHarness() if request.param == "fake" else ProcessHarness(tmp_path)
     yield made
     await made.close()
 
