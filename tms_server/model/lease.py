@@ -104,7 +104,7 @@ class LeaseSpec:
     placement: Placement
     times: Times = Times()
     priority: int = 0
-    labels: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: EMPTY)
     sharing: Sharing = Sharing()
     parent_id: ids.LeaseId | None = None
 

@@ -24,7 +24,7 @@ class LeaseQuery:
 
     namespace: ids.Namespace | None = None
     states: frozenset[lease.LeaseState] = frozenset()
-    labels: Mapping[str, str] = lease.EMPTY
+    labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: lease.EMPTY)
     pool: ids.PoolName | None = None
     parent_id: ids.LeaseId | None = None
     living_only: bool = False
