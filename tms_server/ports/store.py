@@ -78,7 +78,10 @@ class Reader(Protocol):
         ...
 
     def changes(self, after_revision: int, limit: int) -> tuple[lease.LeaseEvent, ...]:
-        """Events of all leases after a revision, in commit order; RevisionGone when they are no longer kept."""
+        """Events of all leases after a revision, in commit order.
+
+        RevisionGone when some are no longer kept, or the revision was never given (an older copy was restored).
+        """
         ...
 
     def get_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> lease.NameBinding | None: ...
@@ -117,16 +120,20 @@ class UnitOfWork(Reader, Protocol):
         """Replaces the lease if its stored revision is still `changed.revision`, else Conflict; answers the new one.
 
         Each save raises the revision, and without an event a nameless one of type ``Changed`` marks it for watchers.
+        What never changes after creation is not written. The times of renewal never go back, for renewals may have
+        passed since the lease was read; `renew_lease` writes exactly.
         """
         ...
 
     def renew_lease(
         self, lease_id: ids.LeaseId, renewed_until: dt.datetime | None, last_activity_at: dt.datetime | None
     ) -> None:
-        """The hot path: writes the given times only; no revision, no event."""
+        """The hot path: writes the given times only (None: as it is); no revision, no event. NotFound without a lease."""
         ...
 
-    def set_name(self, binding: lease.NameBinding) -> None: ...
+    def set_name(self, binding: lease.NameBinding) -> None:
+        """Adds or repoints a name; NotFound if there is no such lease."""
+        ...
 
     def delete_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> bool: ...
 
@@ -139,16 +146,18 @@ class UnitOfWork(Reader, Protocol):
         ...
 
     def delete_group(self, group_id: ids.GroupId) -> None:
-        """Also its report."""
+        """Also its report; FailedPrecondition while it has assignments."""
         ...
 
     def put_assignment(self, new: group.Assignment) -> None:
-        """Adds or replaces the assignment of (lease, copy, group)."""
+        """Adds or replaces the assignment of (lease, copy, group); NotFound if there is no such lease or group."""
         ...
 
     def delete_assignment(self, lease_id: ids.LeaseId, group_id: ids.GroupId, copy: int) -> None: ...
 
-    def put_reports(self, reports: Sequence[group.GroupReport]) -> None: ...
+    def put_reports(self, reports: Sequence[group.GroupReport]) -> None:
+        """Adds or replaces; the late report of a group that is gone is dropped."""
+        ...
 
     def put_measurement(self, new: group.Measurement) -> None:
         """Keeps the greatest value for its key."""
@@ -163,7 +172,10 @@ class UnitOfWork(Reader, Protocol):
         ...
 
     def forget_before(self, instant: dt.datetime) -> int:
-        """Deletes leases that ended before, their events and requests; answers how many leases."""
+        """Deletes leases that ended before, with their events, requests, names and endpoints; answers how many.
+
+        A bounded number a call, those that ended first; one that still has assignments is kept.
+        """
         ...
 
 
@@ -171,7 +183,10 @@ class Store(Protocol):
     """Durable state. Safe to call from many tasks of one event loop."""
 
     async def read(self, work: Callable[[Reader], T]) -> T:
-        """Runs `work` on a consistent snapshot. Unavailable when the database does not answer."""
+        """Runs `work` on a consistent snapshot.
+
+        Unavailable when the database does not answer, ResourceExhausted when too many calls wait; `write` the same.
+        """
         ...
 
     async def write(self, work: Callable[[UnitOfWork], T]) -> T:
