@@ -1,0 +1,50 @@
+"""Names of leases, and the addresses that leases, names and groups are published under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from tms_server.model import errors, ids, lease, resources
+from tms_server.store import mapping, session, tables
+
+_NAMES = tables.NAMES.c
+_ALL = sa.select(tables.NAMES).order_by(_NAMES.namespace, _NAMES.name)
+_IN_NAMESPACE = _ALL.where(_NAMES.namespace == sa.bindparam("b_namespace"))
+_ENDPOINTS = sa.select(tables.ENDPOINTS).order_by(tables.ENDPOINTS.c.owner)
+
+
+class NameReads(session.ReadSession):
+    """Reads of names and endpoints."""
+
+    def get_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> lease.NameBinding | None:
+        row = self._one(session.select_by_key(tables.NAMES), b_namespace=namespace, b_name=name)
+        return None if row is None else mapping.name_value(row)
+
+    def names(self, namespace: ids.Namespace | None = None) -> tuple[lease.NameBinding, ...]:
+        rows = self._all(_ALL) if namespace is None else self._all(_IN_NAMESPACE, b_namespace=namespace)
+        return tuple(map(mapping.name_value, rows))
+
+    def endpoints(self) -> Mapping[str, resources.Endpoint]:
+        return {row["owner"]: mapping.endpoint_value(row) for row in self._all(_ENDPOINTS)}
+
+
+class NameWrites(session.WriteSession, NameReads):
+    """Changes of names and endpoints."""
+
+    def set_name(self, binding: lease.NameBinding) -> None:
+        """NotFound if there is no such lease."""
+        try:
+            self._put(tables.NAMES, mapping.name_columns(binding))
+        except sa.exc.IntegrityError:
+            raise errors.NotFound(f"there is no lease {binding.lease_id!r}") from None
+
+    def delete_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> bool:
+        return self._delete(tables.NAMES, namespace=namespace, name=name)
+
+    def put_endpoint(self, owner: str, endpoint: resources.Endpoint) -> None:
+        self._put(tables.ENDPOINTS, mapping.endpoint_columns(owner, endpoint))
+
+    def delete_endpoint(self, owner: str) -> None:
+        self._delete(tables.ENDPOINTS, owner=owner)
