@@ -31,9 +31,7 @@ def explain(fleet: snapshot.Fleet, asked: lease.Lease) -> report.Explanation:
     The lease need not exist: for a dry run give one made by `lifecycle.request` and `lifecycle.resolve`.
     """
     if not asked.state.living:
-        return _plain(
-            asked, str(asked.state), f"the lease is {asked.state}" + (f": {asked.end.message}" if asked.end else "")
-        )
+        return _plain(str(asked.state), f"the lease is {asked.state}" + (f": {asked.end.message}" if asked.end else ""))
     if len(asked.sources) != len(asked.spec.models):
         return _plain("Unresolved", "its models are not looked up yet")
     index = fleet_index.of(fleet, without=asked.id)
