@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, registry
-from gpu_worker.engine import border, delivery, scheduler, validation
+from gpu_worker.engine import border, delivery, scheduler
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
 from protos.inference.v2 import model_config_pb2
@@ -49,7 +49,8 @@ class Options:
 
     `load_at_start` names the models that explicit control loads at start; `("*",)` means every model. `auto_complete`
     off is the strict mode: a model must bring its whole configuration. `backend_config` holds settings of ONNX Runtime
-    for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`.
+    for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`. Clients see `server_id`
+    as the server's name where one is given.
     """
 
     repositories: tuple[pathlib.Path, ...]
@@ -61,7 +62,7 @@ class Options:
     backend_config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     default_max_batch_size: int = 4
     load_thread_count: int = 4
-    server_id: str = "tms"
+    server_id: str = ""
     server_name: str = "tms-worker"
     server_version: str = "0.1.0"
 
@@ -116,30 +117,18 @@ class Core(border.Engine):
     def submit(self, requests: Sequence[border.InferRequest]) -> None:
         loop = asyncio.get_running_loop()
         arrival_ns = time.monotonic_ns()
-        accepted: dict[scheduler.Scheduler, list[scheduler.Work]] = {}
-        answers: list[delivery.Answered] = []
+        by_target: dict[scheduler.Scheduler, list[border.InferRequest]] = {}
+        refused: list[delivery.Answered] = []
         for request in requests:
             try:
-                target = self._target(request)
-                work = validation.admit(target.spec, request, loop, arrival_ns)
+                by_target.setdefault(self._target(request), []).append(request)
             except border.InferenceError as error:
-                answers.append((request.reply, error))
-            except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
-                log.warning("request.refused", model=request.model, error=repr(error))
-                refusal = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
-                answers.append((request.reply, refusal))
-            else:
-                accepted.setdefault(target, []).append(work)
-        for target, works in accepted.items():
-            answers += target.enqueue(works)
-        if answers:
+                refused.append((request.reply, error))
+        for target, share in by_target.items():
+            refused += target.submit(share, loop, arrival_ns)
+        if refused:
             # Never from within `submit`: the front may not be ready for its reply yet.
-            loop.call_soon(delivery.deliver, answers)
-
-    def _target(self, request: border.InferRequest) -> scheduler.Scheduler:
-        if self._stopping:
-            raise scheduler.stopping()
-        return self._models.version_for_inference(request.model, request.version).scheduler
+            loop.call_soon(delivery.deliver, refused)
 
     def live(self) -> bool:
         return True
@@ -150,7 +139,9 @@ class Core(border.Engine):
         return not self._options.strict_readiness or all(self._models.ready(name, "") for name in self._expected)
 
     def server_metadata(self) -> border.ServerMetadata:
-        return border.ServerMetadata(self._options.server_name, self._options.server_version, _EXTENSIONS)
+        return border.ServerMetadata(
+            self._options.server_id or self._options.server_name, self._options.server_version, _EXTENSIONS
+        )
 
     def model_ready(self, name: str, version: str) -> bool:
         return self._models.ready(name, version)

@@ -1,0 +1,159 @@
+"""One execution: requests become feeds, the model runs, its outputs become answers.
+
+A single request is never copied on its way in; several are joined in one copy. On the way out every answer is a slice
+of the batch's memory. A failing model fails its batch, a request that cannot be read fails alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gpu_worker.engine import border, classification, delivery, spec, statistics, tensors, validation, work
+from gpu_worker.runtime import port
+
+
+@dataclasses.dataclass(slots=True)
+class Request:
+    """A request whose strings have been taken apart; `strings` has an array for each BYTES input, by position."""
+
+    work: work.Work
+    strings: dict[int, tensors.Array] = dataclasses.field(default_factory=dict)
+
+
+def readable(
+    model: spec.ModelSpec, works: Sequence[work.Work]
+) -> tuple[list[Request], list[tuple[work.Work, delivery.Answer]]]:
+    """The requests that can run, and the others with what is wrong with them."""
+    positions = [index for index, tensor in enumerate(model.inputs) if tensor.datatype == "BYTES"]
+    requests: list[Request] = []
+    refused: list[tuple[work.Work, delivery.Answer]] = []
+    for each in works:
+        try:
+            requests.append(Request(each, _strings(each, positions)))
+        except border.InferenceError as error:
+            refused.append((each, validation.with_id(error, each.request.id)))
+    return requests, refused
+
+
+def run(
+    program: port.Program, model: spec.ModelSpec, requests: Sequence[Request]
+) -> tuple[list[delivery.Answer], statistics.Timings]:
+    """The answers, in the order of the requests. Raises RunFailed where the model fails."""
+    started_ns = time.monotonic_ns()
+    feeds = dict(_feeds(model, requests))
+    names = _wanted(model, requests)
+    gathered_ns = time.monotonic_ns()
+    arrays = program.run(feeds, names)
+    ran_ns = time.monotonic_ns()
+    columns = {name: _Column.of(model, name, array, requests) for name, array in zip(names, arrays, strict=True)}
+    answers = list(_answers(model, columns, requests))
+    timings = statistics.Timings(gathered_ns - started_ns, ran_ns - gathered_ns, time.monotonic_ns() - ran_ns)
+    return answers, timings
+
+
+def _strings(each: work.Work, positions: Sequence[int]) -> dict[int, tensors.Array]:
+    found = {}
+    for index in positions:
+        tensor = each.inputs[index]
+        if tensor is not None:
+            found[index] = tensors.decode_bytes(tensor.data, tensor.shape, tensor.name)
+    return found
+
+
+def _feeds(model: spec.ModelSpec, requests: Sequence[Request]) -> Iterator[tuple[str, tensors.Array]]:
+    for index, tensor in enumerate(model.inputs):
+        given = [request.work.inputs[index] for request in requests]
+        parts = [part for part in given if part is not None]
+        if not parts:
+            continue
+        if tensor.datatype == "BYTES":
+            strings = [request.strings[index] for request in requests]
+            yield tensor.name, strings[0] if len(strings) == 1 else np.concatenate(strings)
+        else:
+            yield tensor.name, _joined(parts, tensor.type)
+
+
+def _joined(parts: Sequence[border.Tensor], datatype: tensors.Datatype) -> tensors.Array:
+    first = parts[0]
+    if len(parts) == 1:
+        return tensors.view(first.data, datatype, first.shape)
+    items = sum(part.shape[0] for part in parts)
+    # Row-major tensors of equal item shape follow each other byte for byte: one join does for all.
+    return tensors.view(b"".join([part.data for part in parts]), datatype, (items, *first.shape[1:]))
+
+
+def _wanted(model: spec.ModelSpec, requests: Sequence[Request]) -> list[str]:
+    """The outputs that any of the requests asks for, in the model's order."""
+    wanted: set[str] = set()
+    for request in requests:
+        if request.work.outputs is None:
+            return list(model.outputs_by_name)
+        wanted.update(output.name for output in request.work.outputs)
+    return [name for name in model.outputs_by_name if name in wanted]
+
+
+@dataclasses.dataclass(slots=True)
+class _Column:
+    """One output of the whole batch; `wire` is its memory, None for strings."""
+
+    tensor: spec.TensorSpec
+    array: tensors.Array
+    wire: border.Buffer | None
+    item_bytes: int
+    alone: bool
+
+    @classmethod
+    def of(cls, model: spec.ModelSpec, name: str, array: tensors.Array, requests: Sequence[Request]) -> _Column:
+        items = sum(request.work.size for request in requests)
+        if model.max_batch_size and (not array.shape or array.shape[0] != items):
+            raise port.RunFailed(f"output '{name}' has shape {list(array.shape)}, but the batch has {items} items")
+        tensor = model.outputs_by_name[name]
+        if array.dtype != tensor.type.dtype:
+            raise port.RunFailed(f"output '{name}' has data-type {array.dtype}, expected {tensor.datatype}")
+        wire = None if array.dtype == object else tensors.to_wire(array)
+        item_bytes = 0 if wire is None else tensors.size_bytes(wire) // items
+        return cls(tensor, array, wire, item_bytes, alone=len(requests) == 1)
+
+    def part(self, start: int, stop: int) -> border.Tensor:
+        """The answer to a request that holds these items."""
+        if self.alone:
+            data = tensors.to_wire(self.array) if self.wire is None else self.wire
+            return border.Tensor(self.tensor.name, self.tensor.datatype, self.array.shape, data)
+        shape = (stop - start, *self.array.shape[1:])
+        if self.wire is None:
+            data = tensors.to_wire(self.array[start:stop])
+        else:
+            data = self.wire[start * self.item_bytes : stop * self.item_bytes]
+        return border.Tensor(self.tensor.name, self.tensor.datatype, shape, data)
+
+    def classes(self, start: int, stop: int, count: int, *, batched: bool) -> border.Tensor:
+        array = self.array if self.alone else self.array[start:stop]
+        found = classification.best(array, count, self.tensor.labels, batched=batched)
+        return border.Tensor(self.tensor.name, "BYTES", found.shape, tensors.encode_bytes(found))
+
+
+def _answers(
+    model: spec.ModelSpec, columns: Mapping[str, _Column], requests: Sequence[Request]
+) -> Iterator[delivery.Answer]:
+    start = 0
+    everything = [border.RequestedOutput(name) for name in columns]
+    for request in requests:
+        each = request.work
+        stop = start + each.size
+        wanted = everything if each.outputs is None else each.outputs
+        try:
+            outputs = [_output(model, columns[output.name], output.classification, start, stop) for output in wanted]
+            yield border.InferResponse(model.name, model.version, each.request.id, outputs)
+        except border.InferenceError as error:
+            yield validation.with_id(error, each.request.id)
+        start = stop
+
+
+def _output(model: spec.ModelSpec, column: _Column, classes: int, start: int, stop: int) -> border.Tensor:
+    if classes:
+        return column.classes(start, stop, classes, batched=bool(model.max_batch_size))
+    return column.part(start, stop)

@@ -1,0 +1,295 @@
+"""The queue of one model version and the threads that serve it, one for each instance.
+
+A thin shell: what runs when is `batching`'s to decide, how it runs `execution`'s. Requests come in lists and answers
+leave in lists, one hand-over for a batch. A request whose client has gone or whose time has passed never runs; it is
+answered when an instance next looks at the queue. With `preserve_ordering` results leave in the order of arrival,
+refusals at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from gpu_worker.engine import batching, border, delivery, execution, spec, statistics, validation, work
+from gpu_worker.runtime import port
+
+log = structlog.get_logger(__name__)
+
+_Pairs = list[tuple[work.Work, delivery.Answer]]
+
+
+def stopping() -> border.InferenceError:
+    """What a request gets that comes too late."""
+    return border.InferenceError(
+        border.ErrorKind.UNAVAILABLE,
+        "Server is stopping, scheduler for model has stopped accepting new inference requests",
+    )
+
+
+@dataclasses.dataclass(slots=True)
+class _Batch:
+    works: list[work.Work]
+    dead: _Pairs
+    ticket: int
+
+
+class Scheduler:
+    """Serves one model version until drained. `submit` belongs to event loops, `drain` and `close` block."""
+
+    def __init__(
+        self, model: spec.ModelSpec, programs: Sequence[port.Program], counters: statistics.Statistics
+    ) -> None:
+        self.spec = model
+        self._counters = counters
+        self._condition = threading.Condition(threading.Lock())
+        self._queue: collections.deque[work.Work] = collections.deque()
+        self._config = model.batching
+        self._idle = 0
+        self._timed = 0
+        self._closing = False
+        self._sequencer = _Sequencer() if model.preserve_ordering and len(programs) > 1 else None
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(program,), name=f"{model.name}_{model.version}_{index}", daemon=True
+            )
+            for index, program in enumerate(programs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for an instance."""
+        return len(self._queue)
+
+    def submit(
+        self, requests: Iterable[border.InferRequest], loop: asyncio.AbstractEventLoop, arrival_ns: int
+    ) -> list[delivery.Answered]:
+        """Takes the requests in; gives back those that are refused, with the reason."""
+        works: list[work.Work] = []
+        refused: list[delivery.Answered] = []
+        for request in requests:
+            try:
+                works.append(validation.admit(self.spec, request, loop, arrival_ns))
+            except border.InferenceError as error:
+                refused.append((request.reply, error))
+            except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
+                refused.append((request.reply, _malformed(error, request.id)))
+        if refused:
+            self._counters.failed(statistics.OTHER, len(refused), 0)
+        return refused + self._enqueue(works, arrival_ns) if works else refused
+
+    def drain(self, timeout_s: float | None) -> bool:
+        """Takes nothing more and lets what waits and runs finish; true if it did in time (None: however long)."""
+        with self._condition:
+            self._closing = True
+            # What waits for company need not wait any longer.
+            self._config = dataclasses.replace(self._config, max_delay_ns=0)
+            self._condition.notify_all()
+        ends_s = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(None if ends_s is None else max(0.0, ends_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def close(self, timeout_s: float) -> bool:
+        """Answers what waits with the stopping error and ends the threads; true if all ended within the time."""
+        with self._condition:
+            left = list(self._queue)
+            self._queue.clear()
+            self._closing = True
+        delivery.post([(each, stopping()) for each in left])
+        self._fail(statistics.REJECTED, left)
+        return self.drain(timeout_s)
+
+    def _enqueue(self, works: list[work.Work], now_ns: int) -> list[delivery.Answered]:
+        dead: _Pairs = []
+        over: list[work.Work] = []
+        with self._condition:
+            if self._closing:
+                return [(each.request.reply, stopping()) for each in works]
+            limit = self.spec.queue.max_size
+            if limit and len(self._queue) + len(works) > limit:
+                dead = self._purge(now_ns)
+                room = max(0, limit - len(self._queue))
+                works, over = works[:room], works[room:]
+            self._queue.extend(works)
+            self._wake(now_ns, urgent=any(each.deadline_ns is not None for each in works))
+        self._bury(dead)
+        self._fail(statistics.REJECTED, over)
+        return [(each.request.reply, _full(each)) for each in over]
+
+    def _wake(self, now_ns: int, *, urgent: bool = False) -> None:
+        """Wakes an idle instance if there is a batch for it, or (`urgent`) a moment that none waits for yet."""
+        if not self._idle or not self._queue:
+            return
+        if urgent or not self._timed or batching.decide(self._queue, now_ns, self._config).take:
+            self._condition.notify()
+
+    def _serve(self, program: port.Program) -> None:
+        while (batch := self._next()) is not None:
+            self._bury(batch.dead)
+            self._deliver(batch.ticket, self._execute(program, batch.works) if batch.works else [])
+            # The answers' memory is the clients' now; do not hold it while waiting.
+            del batch
+
+    def _next(self) -> _Batch | None:
+        """Waits for the next batch; None once all is done and nothing more will come."""
+        with self._condition:
+            while True:
+                now_ns = time.monotonic_ns()
+                decision = batching.decide(self._queue, now_ns, self._config)
+                if decision.take:
+                    return self._taken(decision.take, now_ns)
+                if self._closing and not self._queue:
+                    return None
+                dead = self._purge(now_ns)
+                if dead:
+                    return _Batch([], dead, self._ticket())
+                self._wait(decision.wait_until_ns, now_ns)
+
+    def _taken(self, count: int, now_ns: int) -> _Batch:
+        works: list[work.Work] = []
+        dead: _Pairs = []
+        for _ in range(count):
+            each = self._queue.popleft()
+            end = _end(each, now_ns)
+            if end is None:
+                works.append(each)
+            else:
+                dead.append((each, end))
+        self._wake(now_ns)
+        return _Batch(works, dead, self._ticket())
+
+    def _wait(self, until_ns: int | None, now_ns: int) -> None:
+        """Waits for company, at most until the first deadline in the queue."""
+        moments = [each.deadline_ns for each in self._queue if each.deadline_ns is not None]
+        if until_ns is not None:
+            moments.append(until_ns)
+        self._idle += 1
+        self._timed += bool(moments)
+        try:
+            self._condition.wait((min(moments) - now_ns) / 1e9 if moments else None)
+        finally:
+            self._idle -= 1
+            self._timed -= bool(moments)
+
+    def _purge(self, now_ns: int) -> _Pairs:
+        """Takes the dead out of the queue."""
+        dead: _Pairs = []
+        for each in self._queue:
+            end = _end(each, now_ns)
+            if end is not None:
+                dead.append((each, end))
+        if dead:
+            gone = {id(each) for each, _ in dead}
+            self._queue = collections.deque(each for each in self._queue if id(each) not in gone)
+        return dead
+
+    def _bury(self, dead: _Pairs) -> None:
+        if not dead:
+            return
+        delivery.post(dead)
+        for each, answer in dead:
+            cancelled = isinstance(answer, border.InferenceError) and answer.kind is border.ErrorKind.CANCELLED
+            self._fail(statistics.CANCELED if cancelled else statistics.REJECTED, [each])
+
+    def _execute(self, program: port.Program, works: Sequence[work.Work]) -> _Pairs:
+        try:
+            requests, refused = execution.readable(self.spec, works)
+        except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
+            return self._failed(error, works)
+        self._fail(statistics.OTHER, [each for each, _ in refused])
+        return refused + self._run(program, requests) if requests else refused
+
+    def _run(self, program: port.Program, requests: Sequence[execution.Request]) -> _Pairs:
+        started_ns = time.monotonic_ns()
+        works = [request.work for request in requests]
+        try:
+            answers, timings = execution.run(program, self.spec, requests)
+        except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
+            return self._failed(error, works)
+        self._count(works, started_ns, timings)
+        return list(zip(works, answers, strict=True))
+
+    def _failed(self, error: Exception, works: Sequence[work.Work]) -> _Pairs:
+        log.warning("execution.failed", model=self.spec.name, version=self.spec.version, error=str(error))
+        self._fail(statistics.BACKEND, works)
+        internal = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
+        return [(each, validation.with_id(internal, each.request.id)) for each in works]
+
+    def _count(self, works: Sequence[work.Work], started_ns: int, timings: statistics.Timings) -> None:
+        arrivals_ns = sum(each.arrival_ns for each in works)
+        self._counters.executed(
+            statistics.Executed(
+                requests=len(works),
+                items=sum(each.size for each in works),
+                queue_ns=len(works) * started_ns - arrivals_ns,
+                total_ns=len(works) * time.monotonic_ns() - arrivals_ns,
+                timings=timings,
+            )
+        )
+
+    def _fail(self, reason: str, works: Sequence[work.Work]) -> None:
+        if works:
+            now_ns = time.monotonic_ns()
+            self._counters.failed(reason, len(works), sum(now_ns - each.arrival_ns for each in works))
+
+    def _ticket(self) -> int:
+        return self._sequencer.ticket() if self._sequencer else 0
+
+    def _deliver(self, ticket: int, answers: _Pairs) -> None:
+        if self._sequencer:
+            self._sequencer.deliver(ticket, answers)
+        elif answers:
+            delivery.post(answers)
+
+
+class _Sequencer:
+    """Lets batches leave in the order in which they were taken, whichever instance is done first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._issued = 0
+        self._next = 0
+        self._done: dict[int, _Pairs] = {}
+
+    def ticket(self) -> int:
+        """The place of the batch just taken; asked for while the queue is locked."""
+        self._issued += 1
+        return self._issued - 1
+
+    def deliver(self, ticket: int, answers: _Pairs) -> None:
+        # Posted under the lock: otherwise a later batch could overtake on its way to the loop.
+        with self._lock:
+            self._done[ticket] = answers
+            while (ready := self._done.pop(self._next, None)) is not None:
+                self._next += 1
+                delivery.post(ready)
+
+
+def _end(each: work.Work, now_ns: int) -> border.InferenceError | None:
+    """Why this request must not run any more."""
+    if each.request.cancelled:
+        error = border.InferenceError(border.ErrorKind.CANCELLED, "request has been cancelled")
+    elif each.deadline_ns is not None and now_ns >= each.deadline_ns:
+        error = border.InferenceError(border.ErrorKind.UNAVAILABLE, "Request timeout expired")
+    else:
+        return None
+    return validation.with_id(error, each.request.id)
+
+
+def _full(each: work.Work) -> border.InferenceError:
+    error = border.InferenceError(border.ErrorKind.UNAVAILABLE, "Exceeds maximum queue size")
+    return validation.with_id(error, each.request.id)
+
+
+def _malformed(error: Exception, request_id: str) -> border.InferenceError:
+    malformed = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
+    return validation.with_id(malformed, request_id)

@@ -1,0 +1,91 @@
+"""What a model version takes and gives, in the words the engine checks requests against.
+
+Frozen values only; built by the loader from a model's completed configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from gpu_worker.engine import batching, border, tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """An input or output. `dims` leaves the batch dimension out, -1 is variable; `labels` name an output's classes."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+    labels: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def fixed(self) -> bool:
+        return -1 not in self.dims
+
+    @functools.cached_property
+    def type(self) -> tensors.Datatype:
+        return tensors.DATATYPES[self.datatype]
+
+    def admits(self, dims: tuple[int, ...]) -> bool:
+        if self.fixed:
+            return dims == self.dims
+        return len(dims) == len(self.dims) and all(want in (-1, got) for want, got in zip(self.dims, dims, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class QueuePolicy:
+    """Bounds on waiting: requests queued at most (0: no bound), microseconds waited at most (0: no bound)."""
+
+    max_size: int = 0
+    timeout_us: int = 0
+    allow_override: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One model version. `max_batch_size` 0 means that shapes are literal and nothing is batched."""
+
+    name: str
+    version: str
+    platform: str
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: batching.Config
+    queue: QueuePolicy = dataclasses.field(default_factory=QueuePolicy)
+    preserve_ordering: bool = False
+
+    @functools.cached_property
+    def inputs_by_name(self) -> Mapping[str, TensorSpec]:
+        return {tensor.name: tensor for tensor in self.inputs}
+
+    @functools.cached_property
+    def outputs_by_name(self) -> Mapping[str, TensorSpec]:
+        return {tensor.name: tensor for tensor in self.outputs}
+
+    @functools.cached_property
+    def required(self) -> int:
+        """How many inputs no request may leave out."""
+        return sum(not tensor.optional for tensor in self.inputs)
+
+    @functools.cached_property
+    def uniform(self) -> bool:
+        """Whether any two requests can share a batch, whatever their shapes."""
+        return self.required == len(self.inputs) and all(tensor.fixed for tensor in self.inputs)
+
+    def metadata(self, versions: tuple[str, ...]) -> border.ModelMetadata:
+        return border.ModelMetadata(
+            self.name,
+            versions,
+            self.platform,
+            tuple(self._described(tensor) for tensor in self.inputs),
+            tuple(self._described(tensor) for tensor in self.outputs),
+        )
+
+    def _described(self, tensor: TensorSpec) -> border.TensorMetadata:
+        shape = (-1, *tensor.dims) if self.max_batch_size else tensor.dims
+        return border.TensorMetadata(tensor.name, tensor.datatype, shape)

@@ -1,0 +1,173 @@
+"""Configurations completed from the model itself, and checked against it.
+
+Pure: the model's own inputs and outputs come as values. In strict mode nothing is completed, only checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from gpu_worker.engine import border
+from gpu_worker.repository import configuration, numbers
+from gpu_worker.runtime import port
+from protos.inference.v2 import model_config_pb2
+
+_Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
+
+_BACKEND_KEYS = {"default-max-batch-size", "intra_op_thread_count", "inter_op_thread_count"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What holds for every model that does not say otherwise."""
+
+    max_batch_size: int = 4
+    auto_complete: bool = True
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, backend_config: Mapping[str, str], max_batch_size: int, *, auto_complete: bool) -> Defaults:
+        """Raises InferenceError for a setting that is not known or not a number."""
+        unknown = sorted(backend_config.keys() - _BACKEND_KEYS)
+        if unknown:
+            raise border.InferenceError(
+                border.ErrorKind.UNSUPPORTED,
+                f"backend config {unknown} is not supported: known are {sorted(_BACKEND_KEYS)}",
+            )
+        parameters = dict(backend_config)
+        size = parameters.pop("default-max-batch-size", str(max_batch_size))
+        for key, value in parameters.items():
+            numbers.whole(f"backend config {key}", value)
+        return cls(
+            max_batch_size=numbers.whole("default-max-batch-size", size),
+            auto_complete=auto_complete,
+            parameters=parameters,
+        )
+
+
+def complete(
+    config: model_config_pb2.ModelConfig,
+    inputs: Sequence[port.TensorInfo],
+    outputs: Sequence[port.TensorInfo],
+    defaults: Defaults,
+) -> None:
+    """Fills in batch size, inputs, outputs and the scheduler where they are not given."""
+    if not defaults.auto_complete:
+        _require_complete(config)
+        return
+    if not config.max_batch_size and _could_batch(config, inputs, outputs):
+        config.max_batch_size = defaults.max_batch_size
+    leading = 1 if config.max_batch_size else 0
+    if not config.input:
+        for info in inputs:
+            if not info.optional:
+                config.input.add(name=info.name, data_type=_type(info), dims=_dims(info, leading))
+    if not config.output:
+        for info in outputs:
+            config.output.add(name=info.name, data_type=_type(info), dims=_dims(info, leading))
+    if config.max_batch_size > 1 and config.WhichOneof("scheduling_choice") is None:
+        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+
+
+def check(
+    config: model_config_pb2.ModelConfig, inputs: Sequence[port.TensorInfo], outputs: Sequence[port.TensorInfo]
+) -> None:
+    """Raises InferenceError INVALID_ARGUMENT where the configuration contradicts itself or the model."""
+    _check_batching(config)
+    for kind, declared, actual in (("input", config.input, inputs), ("output", config.output, outputs)):
+        known = {info.name: info for info in actual}
+        names = [each.name for each in declared]
+        if len(set(names)) != len(names):
+            raise _invalid(config, f"{kind} names {names} are not unique")
+        for each in declared:
+            if each.name not in known:
+                raise _invalid(config, f"{kind} '{each.name}' is not one of the model's {kind}s {sorted(known)}")
+            _check_tensor(config, kind, each, known[each.name])
+    _check_inputs(config, inputs)
+
+
+def datatype(data_type: model_config_pb2.DataType.ValueType) -> str:
+    """The V2 name of a configuration's type."""
+    name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name
+
+
+def _require_complete(config: model_config_pb2.ModelConfig) -> None:
+    missing = [field for field, given in (("input", config.input), ("output", config.output)) if not given]
+    if missing:
+        raise _invalid(config, f"{' and '.join(missing)} must be given, since automatic completion is off")
+
+
+def _could_batch(
+    config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo], outputs: Iterable[port.TensorInfo]
+) -> bool:
+    """Whether every tensor has a variable first dimension that the configuration does not spell out."""
+    declared = {each.name: each for each in (*config.input, *config.output)}
+    tensors = [info for info in (*inputs, *outputs) if not info.optional]
+    for info in tensors:
+        if not info.shape or info.shape[0] != -1:
+            return False
+        given = declared.get(info.name)
+        if given is not None and len(given.dims) == len(info.shape):
+            return False
+    return bool(tensors)
+
+
+def _check_batching(config: model_config_pb2.ModelConfig) -> None:
+    if config.max_batch_size < 0:
+        raise _invalid(config, "max_batch_size must not be negative")
+    if config.HasField("dynamic_batching") and not config.max_batch_size:
+        raise _invalid(config, "dynamic_batching needs max_batch_size >= 1")
+    sizes = list(config.dynamic_batching.preferred_batch_size)
+    if any(not 1 <= size <= config.max_batch_size for size in sizes):
+        raise _invalid(config, f"preferred_batch_size {sizes} must lie between 1 and {config.max_batch_size}")
+
+
+def _check_inputs(config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo]) -> None:
+    declared = {each.name: each for each in config.input}
+    for info in inputs:
+        given = declared.get(info.name)
+        if given is None and not info.optional:
+            raise _invalid(config, f"the model's input '{info.name}' is missing")
+        if given is not None and given.optional and not info.optional:
+            raise _invalid(config, f"input '{info.name}' is optional, but the model cannot run without it")
+
+
+def _check_tensor(
+    config: model_config_pb2.ModelConfig, kind: str, declared: _Declared, actual: port.TensorInfo
+) -> None:
+    if declared.data_type != _type(actual):
+        raise _invalid(
+            config,
+            f"data_type of {kind} '{actual.name}' is {datatype(declared.data_type)}, the model has {actual.datatype}",
+        )
+    if actual.shape is None:
+        return
+    shape = [-1, *declared.dims] if config.max_batch_size else list(declared.dims)
+    fits = len(shape) == len(actual.shape) and all(
+        there in (-1, here) for here, there in zip(shape, actual.shape, strict=True)
+    )
+    if not fits:
+        raise _invalid(config, f"{kind} '{actual.name}' has shape {shape}, the model has {list(actual.shape)}")
+    if any(dim < -1 for dim in declared.dims):
+        raise _invalid(config, f"dims of {kind} '{actual.name}' must be -1 or more")
+
+
+def _type(info: port.TensorInfo) -> model_config_pb2.DataType.ValueType:
+    return model_config_pb2.DataType.Value("TYPE_" + ("STRING" if info.datatype == "BYTES" else info.datatype))
+
+
+def _dims(info: port.TensorInfo, leading: int) -> Sequence[int]:
+    if info.shape is None:
+        raise border.InferenceError(
+            border.ErrorKind.INVALID_ARGUMENT,
+            f"the model does not tell the rank of '{info.name}': give it in {configuration.CONFIG_FILE}",
+        )
+    return info.shape[leading:]
+
+
+def _invalid(config: model_config_pb2.ModelConfig, message: str) -> border.InferenceError:
+    return border.InferenceError(
+        border.ErrorKind.INVALID_ARGUMENT, f"configuration of model '{config.name}' is invalid: {message}"
+    )

@@ -1,0 +1,112 @@
+"""Model configurations as written: read from text or JSON, with the values that need no model filled in.
+
+Pure. What the model itself must tell is `completion`'s, what is not supported `support`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf import json_format, text_format
+
+from gpu_worker.engine import border
+from protos.inference.v2 import model_config_pb2
+
+BACKEND = "onnxruntime"
+PLATFORM = "onnxruntime_onnx"
+DEFAULT_FILENAME = "model.onnx"
+CONFIG_FILE = "config.pbtxt"
+_CPU_INSTANCES = 2
+
+_Group = model_config_pb2.ModelInstanceGroup
+
+
+def from_text(name: str, text: str | None) -> model_config_pb2.ModelConfig:
+    """The configuration in a config.pbtxt; an empty one where there is none. Raises InferenceError INVALID_ARGUMENT."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(text or "", config)
+    except text_format.ParseError as error:
+        raise _invalid(f"config.pbtxt of model '{name}' is invalid: {error}") from None
+    return _named(name, config)
+
+
+def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
+    """The configuration that a load call brought along. Raises InferenceError INVALID_ARGUMENT."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        json_format.Parse(text, config)
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        raise _invalid(f"Invalid config override: {error}") from None
+    return _named(name, config)
+
+
+def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
+    """Fills in backend, platform, file name, version policy and instance groups.
+
+    `gpus` are the devices that can be used: KIND_AUTO means them where there are any. Raises InferenceError where a
+    group cannot be.
+    """
+    config.backend = config.backend or BACKEND
+    config.platform = config.platform or PLATFORM
+    config.default_model_filename = config.default_model_filename or DEFAULT_FILENAME
+    if config.version_policy.WhichOneof("policy_choice") is None:
+        config.version_policy.latest.num_versions = 1
+    if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
+        config.version_policy.latest.num_versions = 1
+    if not config.instance_group:
+        config.instance_group.add()
+    for index, group in enumerate(config.instance_group):
+        _fill_group(group, f"{config.name}_{index}", gpus)
+
+
+def served_versions(config: model_config_pb2.ModelConfig, available: Iterable[int]) -> list[int]:
+    """The versions that the policy asks for, ascending. Raises InferenceError where one, or every one, is missing."""
+    versions = sorted(available)
+    policy = config.version_policy
+    if policy.HasField("latest"):
+        chosen = versions[-policy.latest.num_versions :]
+    elif policy.HasField("specific"):
+        chosen = sorted(set(policy.specific.versions))
+        missing = [version for version in chosen if version not in versions]
+        if missing:
+            raise _invalid(f"version_policy.specific of model '{config.name}' names missing versions {missing}")
+    else:
+        chosen = versions
+    if not chosen:
+        raise _invalid(f"at least one version must be available under the version policy of model '{config.name}'")
+    return chosen
+
+
+def _named(name: str, config: model_config_pb2.ModelConfig) -> model_config_pb2.ModelConfig:
+    if config.name and config.name != name:
+        raise _invalid(f"config name '{config.name}' is not the name of the model's directory, '{name}'")
+    config.name = name
+    return config
+
+
+def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int) -> None:
+    group.name = group.name or name
+    if group.kind == _Group.KIND_AUTO:
+        group.kind = _Group.KIND_GPU if gpus else _Group.KIND_CPU
+    if group.count < 0:
+        raise _invalid(f"instance_group.count of '{group.name}' must not be negative")
+    if group.kind == _Group.KIND_GPU:
+        _fill_gpus(group, gpus)
+    elif group.gpus:
+        raise _invalid(f"instance_group.gpus of '{group.name}' must be empty for instances on the CPU")
+    group.count = group.count or (1 if group.kind == _Group.KIND_GPU else _CPU_INSTANCES)
+
+
+def _fill_gpus(group: model_config_pb2.ModelInstanceGroup, gpus: int) -> None:
+    if not gpus:
+        raise _invalid(f"instance_group.kind of '{group.name}' is KIND_GPU, but no GPU can be used here")
+    if not group.gpus:
+        group.gpus.extend(range(gpus))
+    beyond = [gpu for gpu in group.gpus if not 0 <= gpu < gpus]
+    if beyond:
+        raise _invalid(f"instance_group.gpus of '{group.name}' names {beyond}, but there are {gpus} GPU(s) here")
+
+
+def _invalid(message: str) -> border.InferenceError:
+    return border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, message)

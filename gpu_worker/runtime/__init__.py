@@ -1,0 +1,1 @@
+"""Frameworks that run models, behind one small port."""
