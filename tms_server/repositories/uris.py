@@ -1,0 +1,112 @@
+"""What a model URI says, and which declared repository it falls into. Pure.
+
+Characters are taken literally; those that some reader of a URI could take otherwise are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from tms_server.model import errors
+from tms_server.repositories import options
+
+_LATER = frozenset({"gs", "http", "https", "azure", "hf"})
+_FORBIDDEN = frozenset("?#%\\")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A directory inside a repository; `path` is relative to its root or bucket, without the prefix left off."""
+
+    repository: options.Repository
+    path: str
+
+
+def locate(uri: str, repositories: Sequence[options.Repository]) -> Target:
+    """Finds the repository and the path.
+
+    InvalidField (``uri``): unreadable, or outside of every repository. NotFound: no such repository. Unimplemented: a
+    scheme of a later version.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        raise _invalid("must be model://<repository>/<path>, file:///<path> or s3://<bucket>/<prefix>")
+    if scheme in _LATER:
+        raise errors.Unimplemented(f"uri: this server does not read {scheme}:// yet; use model://, s3:// or file://")
+    place, _, path = rest.partition("/")
+    segments = _segments(path)
+    match scheme:
+        case "model":
+            return _named(place, segments, repositories)
+        case "s3":
+            return _in_bucket(place, segments, repositories)
+        case "file":
+            return _in_tree(place, segments, repositories)
+    raise _invalid(f"the scheme {scheme!r} is unknown; use model://, s3:// or file://")
+
+
+def check_file(path: str) -> str:
+    """The relative path of a model's file if it is safe on any disk, else InvalidField."""
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or not path.isprintable() or "\\" in path:
+        raise _invalid(f"the file {path!r} has a name that is not safe to fetch; rename it")
+    return path
+
+
+def _segments(path: str) -> list[str]:
+    segments = path.removesuffix("/").split("/")
+    if any(segment in {"", ".", ".."} for segment in segments):
+        raise _invalid("the path must name a model directory, without empty parts, '.' or '..'")
+    if not path.isprintable() or _FORBIDDEN & set(path):
+        raise _invalid("the path must not hold control characters, '?', '#', '%' or a backslash")
+    return segments
+
+
+def _named(name: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
+    for repository in repositories:
+        if repository.name == name:
+            prefix = _parts(repository.prefix) if isinstance(repository, options.S3Repository) else []
+            return Target(repository, "/".join([*prefix, *segments]))
+    raise errors.NotFound(f"uri: no repository is called {name!r}")
+
+
+def _in_bucket(bucket: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
+    fitting = [
+        each
+        for each in repositories
+        if isinstance(each, options.S3Repository)
+        and each.bucket == bucket
+        and segments[: len(_parts(each.prefix))] == _parts(each.prefix)
+    ]
+    if not fitting:
+        raise _outside()
+    return Target(max(fitting, key=lambda each: len(_parts(each.prefix))), "/".join(segments))
+
+
+def _in_tree(host: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
+    if host not in {"", "localhost"}:
+        raise _invalid("a file URI has three slashes and an absolute path: file:///<path>")
+    path = pathlib.PurePosixPath("/", *segments)
+    fitting = [
+        each for each in repositories if isinstance(each, options.FileRepository) and path.is_relative_to(each.root)
+    ]
+    if not fitting:
+        raise _outside()
+    nearest = max(fitting, key=lambda each: len(each.root.parts))
+    return Target(nearest, str(path.relative_to(nearest.root)))
+
+
+def _parts(prefix: str) -> list[str]:
+    return [part for part in prefix.split("/") if part]
+
+
+def _outside() -> errors.InvalidField:
+    return _invalid(
+        "is outside of the declared repositories; ask the administrator for one, or use model://<repository>/<path>"
+    )
+
+
+def _invalid(remedy: str) -> errors.InvalidField:
+    return errors.InvalidField("uri", remedy)
