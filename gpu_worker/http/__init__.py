@@ -1,0 +1,1 @@
+"""The HTTP front: V2 over REST. It parses and answers; it never computes."""

@@ -1,0 +1,90 @@
+"""gzip and deflate of infer bodies: inflating under a bound, and choosing what a client accepts.
+
+Must never inflate beyond its bound, whatever a stream promises.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from gpu_worker.engine import border
+from gpu_worker.wire import datatypes
+
+# By content coding: window bits that zlib reads as gzip, and as its own format.
+_WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_CHOICES = ("gzip", "deflate")
+_LEVEL = 1
+
+
+def inflate(body: border.Buffer, encoding: str, most_bytes: int) -> border.Buffer:
+    """`body` without its content coding. InferenceError for an unknown coding (unsupported) or a broken stream.
+
+    OverflowError when there would be more than `most_bytes`.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _WINDOW:
+        raise border.InferenceError(
+            border.ErrorKind.UNSUPPORTED, f"Unsupported Content-Encoding '{encoding}': use gzip, deflate or none"
+        )
+    try:
+        return _inflate(body, _WINDOW[encoding], most_bytes)
+    except zlib.error as error:
+        raise datatypes.refused(f"the {encoding} body cannot be inflated: {error}") from error
+
+
+def deflate(parts: Sequence[border.Buffer], encoding: str) -> list[border.Buffer]:
+    """`parts` under the content coding, gzip or deflate."""
+    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW[encoding])
+    return [b"".join([*map(stream.compress, parts), stream.flush()])]
+
+
+def choose(accepted: str) -> str:
+    """What an Accept-Encoding header prefers of gzip, deflate and identity; `*` means identity, shown as empty."""
+    best, best_quality = "", _quality(accepted, "identity")
+    for encoding in _CHOICES:
+        quality = _quality(accepted, encoding)
+        if quality and (best_quality is None or quality > best_quality):
+            best, best_quality = encoding, quality
+    return best
+
+
+def _inflate(body: border.Buffer, window: int, most_bytes: int) -> bytes:
+    """All members of a gzip file, or the one stream of zlib."""
+    pieces: list[bytes] = []
+    room, rest = most_bytes, body
+    while len(rest):
+        stream = zlib.decompressobj(window)
+        piece = stream.decompress(rest, room + 1)
+        room -= len(piece)
+        if room < 0:
+            raise OverflowError
+        if not stream.eof:
+            raise zlib.error("the stream ends early")
+        pieces.append(piece)
+        rest = stream.unused_data
+        if rest and window == _WINDOW["deflate"]:
+            raise zlib.error("bytes after the end of the stream")
+    return b"".join(pieces)
+
+
+def _quality(accepted: str, encoding: str) -> float | None:
+    """The quality given to `encoding`; None where it is not named."""
+    for entry in accepted.split(","):
+        name, *settings = (part.strip() for part in entry.lower().split(";"))
+        if name != encoding:
+            continue
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            if key.strip() == "q":
+                return _number(value)
+        return 1.0
+    return None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

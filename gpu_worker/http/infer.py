@@ -1,0 +1,161 @@
+"""The infer endpoint: a body to the engine, its answer to a body.
+
+Decides what is worth a thread: large JSON and compression leave the event loop. Must never answer twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from gpu_worker.engine import border
+from gpu_worker.http import compression, decoding, encoding, messages, routes
+from gpu_worker.wire import datatypes
+from gpu_worker.wire import intake as wire_intake
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+_LARGE_BYTES = 2**20
+_THREADS = 2
+_ENCODINGS = b"Accept-Encoding: gzip, deflate\r\n"
+
+
+class Infer:
+    """Handles infer requests; `close` ends its threads."""
+
+    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int) -> None:
+        self._engine = engine
+        self._intake = intake
+        self._body_bytes = body_bytes
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "http-codec")
+
+    def handle(self, request: messages.Request, route: routes.Route) -> None:
+        """Decodes and submits. Raises InferenceError for what is wrong at first sight."""
+        coding = request.headers.get(b"content-encoding", b"").decode("latin-1").lower()
+        json_bytes = _json_bytes(request)
+        large = bool(coding) or (len(request.body) if json_bytes is None else json_bytes) > _LARGE_BYTES
+        decode = functools.partial(self._decode, request, route, coding)
+        self._perform(request, decode, functools.partial(self._submit, request, route), in_thread=large)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, request: messages.Request, route: routes.Route, coding: str) -> decoding.Inference:
+        body = compression.inflate(request.body, coding, self._body_bytes)
+        request.body = b""
+        json_bytes = _json_bytes(request)
+        if json_bytes == 0 or (json_bytes is None and not len(body)):
+            metadata = self._engine.model_metadata(route.model, route.version)
+            batched = self._engine.model_config(route.model, route.version).max_batch_size > 0
+            return decoding.decode_raw(metadata, body, batched=batched)
+        return decoding.decode(route.model, body, json_bytes)
+
+    def _submit(self, request: messages.Request, route: routes.Route, inference: decoding.Inference) -> None:
+        reply = _Reply(self, request, inference.wishes)
+        request.inference = border.InferRequest(
+            route.model,
+            route.version,
+            inference.id,
+            inference.inputs,
+            inference.outputs,
+            inference.parameters,
+            reply,
+        )
+        self._intake.submit(request.inference)
+
+    def finished(self) -> None:
+        self._intake.finished()
+
+    def respond(self, request: messages.Request, wishes: decoding.Wishes, answer: border.InferResponse) -> None:
+        """Encodes `answer` for the client of `request`."""
+        accepted = request.headers.get(b"accept-encoding")
+        coding = compression.choose(accepted.decode("latin-1")) if accepted else ""
+        size = sum(len(tensor.data) for tensor in answer.outputs if coding or not wishes.wants_binary(tensor.name))
+        encode = functools.partial(_encode, answer, wishes, coding)
+        self._perform(request, encode, request.answer, in_thread=size > _LARGE_BYTES)
+
+    def _perform(
+        self, request: messages.Request, work: Callable[[], _T], then: Callable[[_T], None], *, in_thread: bool
+    ) -> None:
+        if in_thread:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            future.add_done_callback(lambda done: _settle(request, done.result, then))
+        else:
+            _settle(request, work, then)
+
+
+class _Reply:
+    """How the engine answers one request."""
+
+    __slots__ = ("_answered", "_infer", "_request", "_wishes")
+
+    def __init__(self, infer: Infer, request: messages.Request, wishes: decoding.Wishes) -> None:
+        self._infer = infer
+        self._request = request
+        self._wishes = wishes
+        self._answered = False
+
+    def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
+        if final:
+            self._infer.finished()
+        if self._answered:
+            return
+        self._answered = True
+        if isinstance(answer, border.InferenceError):
+            self._request.answer(messages.failure(answer))
+        elif not final:
+            self._refuse_stream(answer.model_name)
+        else:
+            self._infer.respond(self._request, self._wishes, answer)
+
+    def _refuse_stream(self, model: str) -> None:
+        if self._request.inference is not None:
+            self._request.inference.cancelled = True
+        message = (
+            f"HTTP doesn't support models with decoupled transaction policy, which '{model}' has; use gRPC streaming"
+        )
+        self._request.answer(messages.failure(border.InferenceError(border.ErrorKind.UNSUPPORTED, message)))
+
+
+def _settle(request: messages.Request, result: Callable[[], _T], then: Callable[[_T], None]) -> None:
+    """Passes the result on, or answers the request with what went wrong."""
+    try:
+        then(result())
+    except border.InferenceError as error:
+        response = messages.failure(error)
+        if error.kind is border.ErrorKind.UNSUPPORTED and b"content-encoding" in request.headers:
+            response.headers = _ENCODINGS
+        request.answer(response)
+    except OverflowError:
+        request.answer(messages.refusal(413, "Request body exceeds --http-max-input-size once inflated"))
+    except asyncio.CancelledError:
+        request.answer(messages.refusal(503, wire_intake.STOPPING))
+    except Exception:
+        log.exception("http.infer_failed")
+        request.answer(messages.refusal(500, "Internal error; the server's log says more"))
+
+
+def _encode(answer: border.InferResponse, wishes: decoding.Wishes, coding: str) -> messages.Response:
+    response = encoding.encode(answer, wishes)
+    if coding:
+        response.parts = compression.deflate(response.parts, coding)
+        response.headers += b"Content-Encoding: %b\r\n" % coding.encode()
+    return response
+
+
+def _json_bytes(request: messages.Request) -> int | None:
+    """What Inference-Header-Content-Length says; None without it."""
+    text = request.headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 18:
+        raise datatypes.refused(
+            f"Inference-Header-Content-Length must be a non-negative integer, got '{text[:40].decode('latin-1')}'"
+        )
+    return int(text)

@@ -1,0 +1,87 @@
+"""Requests and responses of HTTP as the front's parts pass them on.
+
+Decides how a response looks on the wire; must never know what it says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from gpu_worker.engine import border
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+TEXT = b"text/plain; charset=utf-8"
+
+_STATUS = {
+    border.ErrorKind.UNKNOWN: 400,
+    border.ErrorKind.INTERNAL: 500,
+    border.ErrorKind.NOT_FOUND: 404,
+    border.ErrorKind.INVALID_ARGUMENT: 400,
+    border.ErrorKind.UNAVAILABLE: 503,
+    border.ErrorKind.UNSUPPORTED: 501,
+    border.ErrorKind.ALREADY_EXISTS: 400,
+    border.ErrorKind.CANCELLED: 400,
+}
+
+
+@dataclasses.dataclass(slots=True)
+class Response:
+    """An answer: `parts` are the body in order, `headers` whole lines that end in CR LF."""
+
+    status: int = 200
+    parts: Sequence[border.Buffer] = ()
+    content_type: bytes = b""
+    headers: bytes = b""
+
+
+@dataclasses.dataclass(slots=True)
+class Request:
+    """A whole request; `answer` is to be called exactly once, in the event loop, and is safe after the client has gone.
+
+    `headers` has lower-case names. `inference` is set by a handler whose work ends when the client goes.
+    """
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    body: border.Buffer
+    answer: Callable[[Response], None]
+    inference: border.InferRequest | None = None
+
+
+Handler = Callable[[Request], None]
+
+
+def ok(body: Any = None) -> Response:
+    """A JSON answer, or an empty one."""
+    return Response() if body is None else Response(200, (orjson.dumps(body),), JSON)
+
+
+def failure(error: border.InferenceError) -> Response:
+    """The JSON error of `error`, with its status."""
+    return refusal(_STATUS[error.kind], error.message)
+
+
+def refusal(status: int, message: str, headers: bytes = b"") -> Response:
+    """A JSON error with a status of its own."""
+    return Response(status, (orjson.dumps({"error": message}),), JSON, headers)
+
+
+def render(response: Response, connection: bytes) -> list[border.Buffer]:
+    """The response's bytes in pieces, none copied; `connection` is a whole header line or empty."""
+    head = _status_line(response.status, response.content_type)
+    length = sum(map(len, response.parts))
+    return [b"%bContent-Length: %d\r\n%b%b\r\n" % (head, length, response.headers, connection), *response.parts]
+
+
+@functools.cache
+def _status_line(status: int, content_type: bytes) -> bytes:
+    line = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode()
+    return line + b"Content-Type: " + content_type + b"\r\n" if content_type else line

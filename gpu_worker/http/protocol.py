@@ -1,0 +1,419 @@
+"""One HTTP/1.1 connection: parses, bounds, answers in order, and tells the client when to go.
+
+Decides when bytes are read, how long a client may take, which requests run side by side, and when the connection ends.
+It must never raise out of a callback, wait for ever, hold more than its limits, or know what a request means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import math
+from typing import Protocol
+
+import httptools
+
+from gpu_worker.http import limits as http_limits
+from gpu_worker.http import messages
+from gpu_worker.wire import intake as wire_intake
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+_JOIN_BYTES = 64 * 2**10
+_OVERHEAD_BYTES = 2**20
+
+
+class Host(Protocol):
+    """What a connection asks of the server it belongs to."""
+
+    limits: http_limits.Limits
+    intake: wire_intake.Intake
+    secure: bool
+    draining: bool
+
+    def joined(self, connection: Connection) -> bool:
+        """Notes a connection; False when there are too many."""
+        ...
+
+    def left(self, connection: Connection) -> None: ...
+
+    def parallel(self, request: messages.Request) -> bool:
+        """Whether `request` may run beside others of its connection."""
+        ...
+
+    def handle(self, request: messages.Request) -> None:
+        """Sees to it that `request.answer` is called, now or later; never raises."""
+        ...
+
+
+class Exchange:
+    """A request on its way in, and its response on its way out."""
+
+    __slots__ = ("chunks", "connection", "expects", "held_bytes", "keep_alive", "parallel", "request", "response")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.request = messages.Request(b"", b"", {}, b"", self.answer)
+        self.response: messages.Response | None = None
+        self.chunks: list[bytes] = []
+        self.held_bytes = 0
+        self.keep_alive = False
+        self.parallel = False
+        self.expects = False
+
+    def answer(self, response: messages.Response) -> None:
+        """Takes the first response; a later one is dropped."""
+        if self.response is None:
+            self.response = response
+            self.connection.answered(self)
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection; see the module."""
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._incoming: Exchange | None = None
+        self._in_head = False
+        self._target = b""
+        self._head_bytes = 0
+        self._field_bytes = 0
+        self._message_bytes = 0
+        self._patient_until = math.inf
+        self._waiting: collections.deque[Exchange] = collections.deque()
+        self._answering: collections.deque[Exchange] = collections.deque()
+        self._whole_bytes = 0
+        self._pumping = False
+        self._deaf = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._unsent_bytes = 0
+        self._half_closed = False
+        self._ended = False
+        self.deadline = math.inf
+
+    # -- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream protocol is given a stream transport
+        if not self._server.joined(self):
+            self._refuse(503, "Too many connections; try again later")
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._transport = None
+        self._deaf = True
+        self.deadline = math.inf
+        self._drop_incoming()
+        for exchange in self._waiting:
+            self._let_go(exchange)
+        for exchange in self._answering:
+            if exchange.request.inference is not None:
+                exchange.request.inference.cancelled = True
+        self._waiting.clear()
+        self._server.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        was_in_head, head_bytes = self._in_head, self._head_bytes
+        self._feed(data)
+        grown = was_in_head and self._in_head and head_bytes == self._head_bytes
+        self._field_bytes = self._field_bytes + len(data) if grown else 0
+        self._message_bytes += len(data)
+        self._check_overhead()
+        self._pump()
+
+    def eof_received(self) -> bool:
+        # A client may close its side and still wait for its answers; TLS cannot carry that.
+        self._deaf = self._half_closed = True
+        self._drop_incoming()
+        if self._ended or not (self._answering or self._waiting):
+            return False
+        (self._waiting or self._answering)[-1].keep_alive = False
+        return not self._server.secure
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._unsent_bytes = self._unsent()
+        self._arm()
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._pump()
+
+    # -- httptools' side
+
+    def on_message_begin(self) -> None:
+        if self._deaf:
+            return
+        self._incoming = Exchange(self)
+        self._in_head = True
+        self._target = b""
+        self._head_bytes = self._message_bytes = 0
+        self._patient_until = self._loop.time() + self._limits.head_timeout_s
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        exchange = self._incoming
+        if exchange is None or not self._in_head:
+            return
+        headers, key = exchange.request.headers, name.lower()
+        headers[key] = headers[key] + b", " + value if key in headers else value
+        if len(headers) > self._limits.headers:
+            self._refuse(431, f"More than {self._limits.headers} header fields")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        exchange = self._incoming
+        if exchange is None:
+            return
+        request = exchange.request
+        request.method, request.target = self._parser.get_method(), self._target
+        self._patient_until = self._loop.time() + self._limits.body_timeout_s
+        self._check_head(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._incoming
+        if exchange is None:
+            return
+        if exchange.held_bytes + len(body) > self._limits.body_bytes:
+            self._refuse(413, self._too_large())
+        elif not self._server.intake.hold(len(body)):
+            self._refuse(503, "Server holds too many bytes of requests; try again later")
+        else:
+            exchange.held_bytes += len(body)
+            exchange.chunks.append(body)
+            self._patient_until += len(body) / self._limits.least_bytes_per_s
+
+    def on_message_complete(self) -> None:
+        exchange = self._incoming
+        if exchange is None:
+            return
+        self._incoming = None
+        chunks, exchange.chunks = exchange.chunks, []
+        exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        exchange.parallel = self._server.parallel(exchange.request)
+        self._whole_bytes += exchange.held_bytes
+        self._waiting.append(exchange)
+        self._deaf = not exchange.keep_alive
+
+    # -- the server's side
+
+    def answered(self, exchange: Exchange) -> None:
+        self._let_go(exchange)
+        self._pump()
+
+    def expire(self) -> None:
+        """The deadline has passed: goes, unless a slow reader still makes progress."""
+        if self._transport is None:
+            return
+        if self._writing_paused and self._unsent() < self._unsent_bytes:
+            self._unsent_bytes = self._unsent()
+            self._arm()
+        elif self._writing_paused or self._ended:
+            self._transport.abort()
+        elif self._incoming is None:
+            self._transport.close()
+        else:
+            self._refuse(408, "The request took too long to arrive")
+            self._pump()
+
+    def end_when_idle(self) -> None:
+        """Closes a connection on which nothing is asked; the others hear `Connection: close` with their next answer."""
+        if self._transport and not (self._incoming or self._answering or self._waiting):
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport:
+            self._transport.abort()
+
+    # -- reading
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing is upgraded: the request is answered as it is, then the connection ends.
+            self._deaf = True
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"Malformed HTTP: {error}")
+
+    def _count_head(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        if self._head_bytes + self._field_bytes > self._limits.head_bytes:
+            self._refuse(431, f"Request head larger than {self._limits.head_bytes} bytes")
+
+    def _check_head(self, exchange: Exchange) -> None:
+        headers = exchange.request.headers
+        length = int(headers.get(b"content-length", 0))
+        expects = headers.get(b"expect", b"").lower()
+        has_body = length > 0 or b"transfer-encoding" in headers
+        if length > self._limits.body_bytes:
+            self._refuse(413, self._too_large())
+        elif self._parser.should_upgrade() and has_body:
+            self._refuse(400, "A request that asks for an upgrade cannot carry a body here")
+        elif expects and expects != b"100-continue":
+            self._refuse(417, "Only 'Expect: 100-continue' can be met")
+        else:
+            exchange.expects = bool(expects) and has_body and self._parser.get_http_version() != "1.0"
+
+    def _check_overhead(self) -> None:
+        """Bounds what a message may send beside its head and body: chunk extensions, trailers, tiny chunks."""
+        exchange = self._incoming
+        if exchange is None:
+            return
+        if self._in_head:
+            self._count_head(0)  # a field that goes on and on is not counted yet
+        elif self._message_bytes > 2 * exchange.held_bytes + self._limits.head_bytes + _OVERHEAD_BYTES:
+            self._refuse(400, "Malformed HTTP: the chunks' framing is larger than their data")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers in turn, then ends the connection; what else comes in is not read."""
+        if self._deaf:
+            return
+        self._deaf = True
+        self._drop_incoming()
+        exchange = Exchange(self)
+        exchange.response = messages.refusal(status, message)
+        self._waiting.append(exchange)
+
+    def _drop_incoming(self) -> None:
+        if self._incoming is not None:
+            self._let_go(self._incoming)
+            self._incoming = None
+
+    def _let_go(self, exchange: Exchange) -> None:
+        self._server.intake.let_go(exchange.held_bytes)
+        if exchange is not self._incoming:
+            self._whole_bytes -= exchange.held_bytes
+        exchange.held_bytes = 0
+
+    def _too_large(self) -> str:
+        return (
+            f"Request JSON/body size exceeds the maximum allowed input size of {self._limits.body_bytes} bytes; "
+            "use --http-max-input-size to raise it"
+        )
+
+    # -- answering
+
+    def _pump(self) -> None:
+        """Starts what may start and writes what may be written, in order, until neither is left."""
+        if self._pumping or self._transport is None or self._ended:
+            return
+        self._pumping = True
+        out: list[bytes | bytearray | memoryview] = []
+        while self._start_next() or self._take_answer(out):
+            pass
+        self._pumping = False
+        self._write(out)
+        self._invite()
+        self._arm()
+        self._regulate()
+
+    def _start_next(self) -> bool:
+        """Inferences run side by side; anything else runs alone, since its order may matter."""
+        if not self._waiting or self._writing_paused:
+            return False
+        head = self._waiting[0]
+        if self._answering and not (head.parallel and self._answering[-1].parallel):
+            return False
+        if len(self._answering) >= self._limits.pipelined:
+            return False
+        self._answering.append(self._waiting.popleft())
+        if head.response is None:
+            self._server.handle(head.request)
+        return True
+
+    def _take_answer(self, out: list[bytes | bytearray | memoryview]) -> bool:
+        if self._writing_paused or not self._answering or (response := self._answering[0].response) is None:
+            return False
+        exchange = self._answering.popleft()
+        last = self._server.draining and not (self._answering or self._waiting)
+        if exchange.request.method == b"HEAD":
+            response.parts = ()
+        if last or not exchange.keep_alive:
+            out += messages.render(response, _CLOSE)
+            self._end()
+        else:
+            out += messages.render(response, _KEEP_ALIVE if b"connection" in exchange.request.headers else b"")
+        return True
+
+    def _write(self, out: list[bytes | bytearray | memoryview]) -> None:
+        if not out or self._transport is None:
+            return
+        if len(out) > 1 and sum(map(len, out)) <= _JOIN_BYTES:
+            self._transport.write(b"".join(out))
+        else:
+            self._transport.writelines(out)
+        if self._ended:
+            self._linger()
+
+    def _invite(self) -> None:
+        """Answers `Expect: 100-continue` once no answer to an earlier request can come before it."""
+        exchange = self._incoming
+        if exchange is None or not exchange.expects or self._in_head or self._answering or self._waiting:
+            return
+        exchange.expects = False
+        if not exchange.held_bytes and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def _end(self) -> None:
+        self._ended = self._deaf = True
+        self._drop_incoming()
+
+    def _linger(self) -> None:
+        """Closes the sending side first: closing at once could reset the connection before the answer is read."""
+        if self._transport is None:
+            return
+        if self._transport.can_write_eof() and not self._half_closed:
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    # -- time and pressure
+
+    def _arm(self) -> None:
+        limits = self._limits
+        if self._writing_paused:
+            self.deadline = self._loop.time() + limits.write_timeout_s
+        elif self._ended:
+            self.deadline = self._loop.time() + limits.linger_s
+        elif self._incoming is not None:
+            self.deadline = math.inf if self._reading_paused else self._patient_until
+        elif self._answering or self._waiting:
+            self.deadline = math.inf
+        else:
+            self.deadline = self._loop.time() + limits.idle_timeout_s
+
+    def _regulate(self) -> None:
+        """Reads on only while little is in flight and the client reads its answers."""
+        transport = self._transport
+        busy = not self._ended and (
+            self._writing_paused
+            or len(self._answering) + len(self._waiting) >= self._limits.pipelined
+            or self._whole_bytes >= self._limits.body_bytes
+        )
+        if transport is None or busy == self._reading_paused or transport.is_closing():
+            return
+        self._reading_paused = busy
+        if busy:
+            transport.pause_reading()
+        else:
+            self._patient_until = self._loop.time() + self._limits.body_timeout_s
+            transport.resume_reading()
+        self._arm()
+
+    def _unsent(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport else 0
