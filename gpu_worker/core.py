@@ -130,6 +130,11 @@ class Core(border.Engine):
             # Never from within `submit`: the front may not be ready for its reply yet.
             loop.call_soon(delivery.deliver, refused)
 
+    def _target(self, request: border.InferRequest) -> scheduler.Scheduler:
+        if self._stopping:
+            raise scheduler.stopping()
+        return self._models.version_for_inference(request.model, request.version).scheduler
+
     def live(self) -> bool:
         return True
 

@@ -41,7 +41,7 @@ class _Batch:
 
 
 class Scheduler:
-    """Serves one model version until drained. `submit` belongs to event loops, `drain` and `close` block."""
+    """Serves one model version from its making until `stop`. Only `join` blocks."""
 
     def __init__(
         self, model: spec.ModelSpec, programs: Sequence[port.Program], counters: statistics.Statistics
@@ -86,27 +86,28 @@ class Scheduler:
             self._counters.failed(statistics.OTHER, len(refused), 0)
         return refused + self._enqueue(works, arrival_ns) if works else refused
 
-    def drain(self, timeout_s: float | None) -> bool:
-        """Takes nothing more and lets what waits and runs finish; true if it did in time (None: however long)."""
+    def stop(self) -> None:
+        """Takes nothing more; what waits and runs will finish. Does not block."""
         with self._condition:
             self._closing = True
             # What waits for company need not wait any longer.
             self._config = dataclasses.replace(self._config, max_delay_ns=0)
             self._condition.notify_all()
-        ends_s = None if timeout_s is None else time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(None if ends_s is None else max(0.0, ends_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
 
-    def close(self, timeout_s: float) -> bool:
-        """Answers what waits with the stopping error and ends the threads; true if all ended within the time."""
+    def abandon(self) -> None:
+        """Takes nothing more and answers what waits with the stopping error. Does not block."""
         with self._condition:
             left = list(self._queue)
             self._queue.clear()
-            self._closing = True
+        self.stop()
         delivery.post([(each, stopping()) for each in left])
         self._fail(statistics.REJECTED, left)
-        return self.drain(timeout_s)
+
+    def join(self, until_s: float) -> bool:
+        """Blocks until all threads have ended, at most until that monotonic time; true if they have."""
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _enqueue(self, works: list[work.Work], now_ns: int) -> list[delivery.Answered]:
         dead: _Pairs = []

@@ -75,15 +75,8 @@ def check(
 ) -> None:
     """Raises InferenceError INVALID_ARGUMENT where the configuration contradicts itself or the model."""
     _check_batching(config)
-    for kind, declared, actual in (("input", config.input, inputs), ("output", config.output, outputs)):
-        known = {info.name: info for info in actual}
-        names = [each.name for each in declared]
-        if len(set(names)) != len(names):
-            raise _invalid(config, f"{kind} names {names} are not unique")
-        for each in declared:
-            if each.name not in known:
-                raise _invalid(config, f"{kind} '{each.name}' is not one of the model's {kind}s {sorted(known)}")
-            _check_tensor(config, kind, each, known[each.name])
+    _check_tensors(config, "input", config.input, inputs)
+    _check_tensors(config, "output", config.output, outputs)
     _check_inputs(config, inputs)
 
 
@@ -103,13 +96,12 @@ def _could_batch(
     config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo], outputs: Iterable[port.TensorInfo]
 ) -> bool:
     """Whether every tensor has a variable first dimension that the configuration does not spell out."""
-    declared = {each.name: each for each in (*config.input, *config.output)}
+    ranks = {each.name: len(each.dims) for each in config.input} | {each.name: len(each.dims) for each in config.output}
     tensors = [info for info in (*inputs, *outputs) if not info.optional]
     for info in tensors:
         if not info.shape or info.shape[0] != -1:
             return False
-        given = declared.get(info.name)
-        if given is not None and len(given.dims) == len(info.shape):
+        if ranks.get(info.name) == len(info.shape):
             return False
     return bool(tensors)
 
@@ -132,6 +124,20 @@ def _check_inputs(config: model_config_pb2.ModelConfig, inputs: Iterable[port.Te
             raise _invalid(config, f"the model's input '{info.name}' is missing")
         if given is not None and given.optional and not info.optional:
             raise _invalid(config, f"input '{info.name}' is optional, but the model cannot run without it")
+
+
+def _check_tensors(
+    config: model_config_pb2.ModelConfig, kind: str, declared: Iterable[_Declared], actual: Iterable[port.TensorInfo]
+) -> None:
+    known = {info.name: info for info in actual}
+    seen: set[str] = set()
+    for each in declared:
+        if each.name in seen:
+            raise _invalid(config, f"{kind} '{each.name}' is given twice")
+        if each.name not in known:
+            raise _invalid(config, f"{kind} '{each.name}' is not one of the model's {kind}s {sorted(known)}")
+        seen.add(each.name)
+        _check_tensor(config, kind, each, known[each.name])
 
 
 def _check_tensor(

@@ -90,14 +90,14 @@ class Repository:
 
 
 def inside(base: pathlib.Path, relative: str) -> pathlib.Path:
-    """`base/relative`, proven to lie inside `base`; raises InferenceError otherwise."""
+    """`base/relative`; raises InferenceError where that is not below `base`.
+
+    Links are followed: who may place them in a repository may place the files themselves.
+    """
     path = pathlib.PurePosixPath(relative)
-    if not relative or "\0" in relative or path.is_absolute() or ".." in path.parts or path == pathlib.PurePosixPath():
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise _invalid(f"file path '{relative}' must stay inside the model directory")
-    target = base / path
-    if not target.resolve().is_relative_to(base.resolve()):
-        raise _invalid(f"file path '{relative}' must stay inside the model directory")
-    return target
+    return base / path
 
 
 def _models(root: pathlib.Path) -> Iterator[pathlib.Path]:

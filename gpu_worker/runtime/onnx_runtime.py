@@ -18,8 +18,9 @@ from gpu_worker.runtime import devices, port
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
-_ERRORS_ONLY = 3
 _ONNX_BFLOAT16 = 16
+# Every failure comes back as an exception; lines written beside it would break up the log.
+_FATAL = 4
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -45,6 +46,8 @@ _GRAPH_LEVELS = {
 }
 
 Array = npt.NDArray[Any]
+
+onnxruntime.set_default_logger_severity(_FATAL)
 
 
 class OnnxRuntime:
@@ -110,7 +113,7 @@ def _session_options(options: port.SessionOptions) -> Any:
     if options.graph_level is not None and options.graph_level not in _GRAPH_LEVELS:
         raise port.LoadFailed(f"optimization.graph.level {options.graph_level} is not one of {sorted(_GRAPH_LEVELS)}")
     session = onnxruntime.SessionOptions()
-    session.log_severity_level = _ERRORS_ONLY
+    session.log_severity_level = _FATAL
     session.intra_op_num_threads = options.intra_op_threads
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.memory_arena

@@ -1,0 +1,364 @@
+"""The life of every model: which versions serve, which load or unload, and why one is not available.
+
+All state belongs to one event loop; only loading, draining and reading directories happen in threads. Loads and unloads
+of one model follow each other, those of different models do not wait. A reload serves the new before it drains the old;
+one that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent import futures
+from typing import Any, TypeVar
+
+import structlog
+
+from gpu_worker import loader
+from gpu_worker.engine import border, scheduler
+from gpu_worker.repository import layout, override
+
+_CLOSE_S = 5.0
+_STEP_S = 1.0
+_FILE = "file:"
+
+_T = TypeVar("_T")
+
+log = structlog.get_logger(__name__)
+
+
+class State(enum.Enum):
+    """Where a model version stands, in the words of the repository index."""
+
+    UNKNOWN = "UNKNOWN"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """What a model was loaded from; `files` None where that cannot be compared."""
+
+    files: layout.Fingerprint | None
+    override: str | None
+
+    def unchanged(self, earlier: _Source | None) -> bool:
+        return self.files is not None and self == earlier
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A load that can begin, or (`plan` None) need not, as nothing has changed."""
+
+    source: _Source
+    plan: loader.Plan | None
+    temporary: layout.ModelDirectory | None
+
+
+class _Model:
+    """One model ever touched. `versions` serve, ascending; `states` tell about those and the ones that do not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = asyncio.Lock()
+        self.versions: dict[str, loader.Version] = {}
+        self.highest: loader.Version | None = None
+        self.states: dict[str, tuple[State, str]] = {}
+        self.source: _Source | None = None
+        self.temporary: layout.ModelDirectory | None = None
+
+    def serve(self, versions: dict[str, loader.Version]) -> None:
+        self.versions = versions
+        self.highest = next(reversed(versions.values()), None)
+
+    def mark(self, versions: Sequence[str], state: State, reason: str = "") -> None:
+        self.states = dict.fromkeys(versions, (state, reason))
+
+
+class Registry:
+    """The models of one worker."""
+
+    def __init__(self, repository: layout.Repository, opener: loader.Loader, load_thread_count: int) -> None:
+        self._repository = repository
+        self._loader = opener
+        self._pool = futures.ThreadPoolExecutor(max(1, load_thread_count), thread_name_prefix="load")
+        self._models: dict[str, _Model] = {}
+        self._retiring: set[loader.Version] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._closed = False
+
+    def names(self) -> list[str]:
+        return self._repository.names()
+
+    def version(self, name: str, version: str) -> loader.Version:
+        """The version, or the highest served; raises InferenceError NOT_FOUND where it does not serve."""
+        found = self._find(name, version)
+        if found is None:
+            raise _unknown(name, version)
+        return found
+
+    def version_for_inference(self, name: str, version: str) -> loader.Version:
+        """As `version`, told apart from a model that is known and serves nothing."""
+        found = self._find(name, version)
+        if found is None:
+            if name in self._models and not version:
+                raise border.InferenceError(
+                    border.ErrorKind.NOT_FOUND, f"Request for unknown model: '{name}' has no available versions"
+                )
+            raise _unknown(name, version)
+        return found
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Versions that serve, ascending."""
+        model = self._models.get(name)
+        return tuple(model.versions) if model else ()
+
+    def ready(self, name: str, version: str) -> bool:
+        return self._find(name, version) is not None
+
+    def statistics(self, name: str, version: str) -> list[border.ModelStatistics]:
+        """Of one version, one model, or (`name` empty) all; raises InferenceError INVALID_ARGUMENT for an unknown one."""
+        if not name:
+            return [each.statistics() for model in list(self._models.values()) for each in model.versions.values()]
+        model = self._models.get(name)
+        found = [each for number, each in (model.versions if model else {}).items() if version in {"", number}]
+        if not found:
+            which = f", version {version}," if version else ""
+            raise border.InferenceError(
+                border.ErrorKind.INVALID_ARGUMENT, f"requested model '{name}'{which} is not available"
+            )
+        return [each.statistics() for each in found]
+
+    def index(self, *, ready: bool) -> list[border.IndexEntry]:
+        """Every model in the repositories or ever touched; with `ready` only versions that serve."""
+        entries: list[border.IndexEntry] = []
+        for name in sorted({*self._repository.names(), *self._models}):
+            model = self._models.get(name)
+            states = model.states if model else {}
+            entries += [
+                border.IndexEntry(name, version, state.value, reason)
+                for version, (state, reason) in states.items()
+                if not ready or state is State.READY
+            ]
+            if not states and not ready:
+                entries.append(border.IndexEntry(name))
+        return entries
+
+    async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
+        """Returns once the model serves; goes on when the caller does not wait any longer. Raises InferenceError."""
+        if self._stopping:
+            raise scheduler.stopping()
+        if not any(key.startswith(_FILE) for key in parameters):
+            await self._require(name)
+        model = self._models.setdefault(name, _Model(name))
+        await asyncio.shield(self._spawn(self._load(model, parameters)))
+
+    async def unload(self, name: str) -> None:
+        """Returns once the model serves no more requests; what it has accepted is answered first."""
+        model = self._models.get(name)
+        if model is None:
+            return
+        begun = asyncio.Event()
+        self._spawn(self._unload(model, begun))
+        await begun.wait()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Takes no more requests and waits for the accepted ones; true if all were done in time."""
+        self._stopping = True
+        running = [version.scheduler for version in self._living()]
+        for each in running:
+            each.stop()
+        until_s = time.monotonic() + timeout_s
+        return await asyncio.to_thread(_joined, running, until_s)
+
+    async def close(self) -> None:
+        """Ends all threads and frees all models; waits a few seconds at most for what cannot be interrupted."""
+        self._stopping = self._closed = True
+        for version in self._living():
+            version.scheduler.abandon()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_CLOSE_S)
+        left = [version.scheduler for version in self._living()]
+        for each in left:
+            each.abandon()
+        if not await asyncio.to_thread(_joined, left, time.monotonic() + _CLOSE_S):
+            log.warning("engine.threads_left")
+        for model in self._models.values():
+            self._forget(model)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _find(self, name: str, version: str) -> loader.Version | None:
+        model = self._models.get(name)
+        if model is None:
+            return None
+        return model.versions.get(version) if version else model.highest
+
+    def _living(self) -> list[loader.Version]:
+        serving = [version for model in self._models.values() for version in model.versions.values()]
+        return [*serving, *self._retiring]
+
+    async def _require(self, name: str) -> None:
+        """Refuses a name that no repository holds before a trace of it is kept."""
+        try:
+            await self._in_pool(lambda: self._repository.find(name))
+        except border.InferenceError as error:
+            if error.kind is border.ErrorKind.INTERNAL:
+                raise
+
+    async def _load(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> None:
+        async with model.lock:
+            try:
+                prepared = await self._in_pool(lambda: self._prepare(model, parameters))
+                if prepared.plan is not None:
+                    await self._replace(model, prepared, prepared.plan)
+            except border.InferenceError as error:
+                if error.kind is border.ErrorKind.INTERNAL:
+                    raise
+                self._failed(model, error.message)
+                raise _load_failed(model.name, error.kind, error.message) from None
+            except Exception as error:
+                self._failed(model, str(error))
+                raise _load_failed(model.name, border.ErrorKind.INVALID_ARGUMENT, str(error)) from error
+
+    def _prepare(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> _Prepared:
+        config, files = _parsed(parameters)
+        temporary = override.write(model.name, files) if files else None
+        try:
+            directory = temporary or self._repository.find(model.name)
+            source = _Source(None if temporary else directory.fingerprint(), config)
+            if model.versions and source.unchanged(model.source):
+                return _Prepared(source, None, None)
+            return _Prepared(source, self._loader.plan(directory, config), temporary)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+    async def _replace(self, model: _Model, prepared: _Prepared, plan: loader.Plan) -> None:
+        numbers = [str(version) for version in plan.versions]
+        log.info("model.loading", model=model.name, versions=numbers)
+        if not model.versions:
+            model.mark(numbers, State.LOADING)
+        try:
+            versions = await self._in_pool(lambda: self._loader.open(plan))
+        except BaseException:
+            _remove(prepared.temporary)
+            raise
+        if self._stopping:
+            for version in versions.values():
+                version.scheduler.abandon()
+            _remove(prepared.temporary)
+            raise scheduler.stopping()
+        old, old_files = model.versions, model.temporary
+        model.serve(versions)
+        model.mark(numbers, State.READY)
+        model.source, model.temporary = prepared.source, prepared.temporary
+        log.info("model.loaded", model=model.name, versions=numbers)
+        self._retire(old, old_files)
+
+    def _failed(self, model: _Model, reason: str) -> None:
+        log.warning("model.load_failed", model=model.name, reason=reason)
+        if not model.versions:
+            model.mark(list(model.states) or [""], State.UNAVAILABLE, reason)
+
+    async def _unload(self, model: _Model, begun: asyncio.Event) -> None:
+        try:
+            async with model.lock:
+                versions = model.versions
+                if not versions:
+                    return
+                model.mark(list(versions), State.UNLOADING)
+                model.serve({})
+                begun.set()
+                log.info("model.unloading", model=model.name, versions=list(versions))
+                files, model.temporary, model.source = model.temporary, None, None
+                await self._end(versions, files)
+                model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
+                log.info("model.unloaded", model=model.name)
+        finally:
+            begun.set()
+
+    def _retire(self, versions: dict[str, loader.Version], files: layout.ModelDirectory | None) -> None:
+        if versions:
+            self._spawn(self._end(versions, files))
+
+    async def _end(self, versions: dict[str, loader.Version], files: layout.ModelDirectory | None) -> None:
+        """Lets versions that serve no more finish what they have accepted, then frees them."""
+        self._retiring.update(versions.values())
+        for each in versions.values():
+            each.scheduler.stop()
+        ending = [each.scheduler for each in versions.values()]
+        while not await asyncio.to_thread(_joined, ending, time.monotonic() + _STEP_S):
+            if self._closed:
+                return
+        for each in versions.values():
+            self._retiring.discard(each)
+        await asyncio.to_thread(loader.free, versions)
+        _remove(files)
+
+    def _forget(self, model: _Model) -> None:
+        model.serve({})
+        model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
+        _remove(model.temporary)
+        model.temporary = None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        # Asked for here, so that a failure whose caller has gone does not count as one that nobody saw.
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("task.failed", error=str(task.exception()))
+
+    async def _in_pool(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _parsed(parameters: Mapping[str, border.Parameter | bytes]) -> tuple[str | None, dict[str, bytes]]:
+    """The configuration and the files among the parameters of a load call. Raises InferenceError INVALID_ARGUMENT."""
+    config: str | None = None
+    files: dict[str, bytes] = {}
+    for key, value in parameters.items():
+        if key == "config" and isinstance(value, str):
+            config = value
+        elif key.startswith(_FILE) and isinstance(value, bytes):
+            files[key.removeprefix(_FILE)] = value
+        elif key == "config" or key.startswith(_FILE):
+            raise _invalid(f"load parameter '{key}' must be {'a string' if key == 'config' else 'bytes'}")
+        else:
+            raise _invalid(f"unexpected load parameter '{key}': known are 'config' and 'file:<path>'")
+    if files and config is None:
+        raise _invalid("load parameter 'config' must be given when files are overridden")
+    return config, files
+
+
+def _joined(running: Sequence[scheduler.Scheduler], until_s: float) -> bool:
+    """Blocks until all have ended, at most until that monotonic time; true if they have."""
+    return all(each.join(until_s) for each in running)
+
+
+def _remove(directory: layout.ModelDirectory | None) -> None:
+    if directory is not None:
+        override.remove(directory.path)
+
+
+def _unknown(name: str, version: str) -> border.InferenceError:
+    which = f" version {version}" if version else ""
+    return border.InferenceError(border.ErrorKind.NOT_FOUND, f"Request for unknown model: '{name}'{which} is not found")
+
+
+def _load_failed(name: str, kind: border.ErrorKind, reason: str) -> border.InferenceError:
+    return border.InferenceError(kind, f"load failed for model '{name}': {reason}")
+
+
+def _invalid(message: str) -> border.InferenceError:
+    return border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, message)
