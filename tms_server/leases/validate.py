@@ -45,6 +45,8 @@ def lease_spec(spec: lease.LeaseSpec) -> None:
         raise errors.InvalidField("priority", f"give a number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
     labels("labels", spec.labels)
     sharing("sharing", spec.sharing)
+    if spec.sharing.share_with and isinstance(spec.placement, lease.Dedicated):
+        raise errors.InvalidField("sharing.share_with", "drop it; a dedicated worker is shared with nobody")
 
 
 def pool_spec(spec: pool.PoolSpec) -> None:

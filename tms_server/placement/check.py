@@ -125,8 +125,8 @@ def _group(fleet: snapshot.Fleet, after: _After, group_id: ids.GroupId) -> Itera
     yield from _capacity(fleet, target, booked, owners)
     yield from _names(target, owners)
     yield from _homes(target, owners)
-    wanted = {each.lease_id for each in booked if not each.draining}
-    yield from _rules(fleet, target, owners, wanted)
+    if target.pool is not None:
+        yield from _rules(fleet, target, owners, {each.lease_id for each in booked if not each.draining})
 
 
 def _capacity(

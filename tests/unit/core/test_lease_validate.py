@@ -93,6 +93,10 @@ def test_a_good_spec_passes() -> None:
         ("sharing.not_with", sharing(not_with=("x",) * 33)),
         ("sharing.not_with", sharing(not_with=("x",), share_with=("x",))),
         ("sharing.exclusive", sharing(exclusive=True, share_with=("x",))),
+        (
+            "sharing.share_with",
+            dataclasses.replace(own(command="x"), sharing=lease.Sharing(share_with=("tier=web",))),
+        ),
         ("pool.pool", dataclasses.replace(GOOD, placement=lease.InPool(ids.PoolName("Gold")))),
         ("dedicated.worker.image", own(image="a", command="b")),
         ("dedicated.worker.command", own(command="/bin/sh")),
