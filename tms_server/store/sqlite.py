@@ -27,7 +27,7 @@ def parse(url: str) -> pathlib.Path:
     """The path of the database file; Unimplemented for other databases, InvalidField for what names no file."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise errors.InvalidField(SETTING, "send a URL such as sqlite:////var/lib/tms/tms.db") from None
     if parsed.get_backend_name() != "sqlite" or parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise errors.Unimplemented(f"{SETTING}: {parsed.drivername} is not supported; send sqlite:///PATH")
@@ -63,7 +63,7 @@ def lock(path: pathlib.Path) -> Lock:
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise errors.FailedPrecondition(
             f"{SETTING}: another server runs on {path}, and an SQLite database serves one at a time: "
@@ -88,19 +88,17 @@ def migrating_engine(path: pathlib.Path) -> sa.Engine:
 
 
 def _engine(path: pathlib.Path, begin: str, pragmas: tuple[str, ...]) -> sa.Engine:
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.pool.NullPool)
+    # Parameters hold secrets, and errors are logged and answered.
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)), poolclass=sa.pool.NullPool, hide_parameters=True
+    )
 
     def set_up(connection: interfaces.DBAPIConnection, _record: Any) -> None:
-        # The driver must not begin transactions by itself: it would do so late, and never immediately.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode=WAL")
-        if cursor.fetchone() != ("wal",):
-            raise errors.FailedPrecondition(f"{SETTING}: the file system of {path} cannot hold a write-ahead log")
-        for pragma in ("synchronous=FULL", *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        try:
+            _set_up(connection, path, pragmas)
+        except BaseException:
+            connection.close()
+            raise
 
     def begin_transaction(connection: sa.Connection) -> None:
         connection.exec_driver_sql(begin)
@@ -108,3 +106,16 @@ def _engine(path: pathlib.Path, begin: str, pragmas: tuple[str, ...]) -> sa.Engi
     sa.event.listen(engine, "connect", set_up)
     sa.event.listen(engine, "begin", begin_transaction)
     return engine
+
+
+def _set_up(connection: interfaces.DBAPIConnection, path: pathlib.Path, pragmas: tuple[str, ...]) -> None:
+    # The driver must not begin transactions by itself: it would do so late, and never immediately.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    if cursor.fetchone() != ("wal",):
+        raise errors.FailedPrecondition(f"{SETTING}: the file system of {path} cannot hold a write-ahead log")
+    for pragma in ("synchronous=FULL", *pragmas):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -11,7 +11,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from tms_server import clock
-from tms_server.model import ids
+from tms_server.model import errors, ids
 from tms_server.ports import store
 from tms_server.store import calls, migrate, readers, sqlite, unit, writer
 
@@ -48,18 +48,16 @@ class SqlStore:
         """Opens the database ``sqlite:///PATH``, made and migrated where needed; `new_id` names a new installation.
 
         Blocks while it migrates, so it comes before serving. Unimplemented for other databases; FailedPrecondition when
-        another server runs on the database or a newer one has written it.
+        another server runs on the database, a newer one has written it, or the file
+        cannot be opened.
         """
         path = sqlite.parse(url)
-        sqlite.make_private(path)
-        lock = sqlite.lock(path)
         try:
-            migrate.upgrade(url)
-            _install(path, new_id, clock_)
-            return cls(path, lock, clock_, options or Options())
-        except BaseException:
-            lock.release()
-            raise
+            lock = _prepare(path, url, clock_, new_id)
+        except (OSError, sa.exc.DatabaseError) as error:
+            reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+            raise errors.FailedPrecondition(f"{sqlite.SETTING}: {path} cannot be opened: {reason}") from error
+        return cls(path, lock, clock_, options or Options())
 
     async def read(self, work: Callable[[store.Reader], T]) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
@@ -92,6 +90,21 @@ class SqlStore:
         for wake in self._wakes.values():
             # Each in a callback of its own: one that raises must not keep the others asleep.
             self._loop.call_soon(wake)
+
+
+def _prepare(
+    path: pathlib.Path, url: str, clock_: clock.Clock, new_id: Callable[[], ids.InstallationId]
+) -> sqlite.Lock:
+    """Makes and migrates the database under its lock, which stays with the caller."""
+    sqlite.make_private(path)
+    lock = sqlite.lock(path)
+    try:
+        migrate.upgrade(url)
+        _install(path, new_id, clock_)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def _install(path: pathlib.Path, new_id: Callable[[], ids.InstallationId], clock_: clock.Clock) -> None:

@@ -62,8 +62,8 @@ class Writer:
             try:
                 connection = connection or self._engine.connect()
                 raised = self._commit(connection, group)
-            except Exception as error:
-                log.exception("store.group_lost", calls=len(group))
+            except Exception as error:  # noqa: BLE001 - the thread must live on whatever went wrong
+                log.error("store.group_lost", calls=len(group), error=repr(error))  # noqa: TRY400 - locals hold secrets
                 _lose(group, error)
                 raised = False
                 _drop(connection)
@@ -89,11 +89,18 @@ class Writer:
         try:
             call.succeed(call.work(unit.SqlUnitOfWork(connection, revisions, self._clock)))
         except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
-            # When the database has dropped the whole transaction by itself this raises, and the group is lost.
-            connection.exec_driver_sql("ROLLBACK TO unit")
+            _take_back(connection, error)
             revisions.last = before
             call.fail(calls.answer_to(error))
         connection.exec_driver_sql("RELEASE unit")
+
+
+def _take_back(connection: sa.Connection, error: BaseException) -> None:
+    try:
+        connection.exec_driver_sql("ROLLBACK TO unit")
+    except sa.exc.OperationalError:
+        # A full disk or an I/O error makes the database drop the whole transaction by itself: the group is lost.
+        raise errors.Unavailable(f"the database dropped the transaction: {error}") from error
 
 
 def _lose(group: Sequence[calls.Call[Any]], error: Exception) -> None:
@@ -108,4 +115,4 @@ def _drop(connection: sa.Connection | None) -> None:
     try:
         connection.close()
     except sa.exc.SQLAlchemyError:
-        log.warning("store.close_failed", exc_info=True)
+        log.warning("store.close_failed")
