@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ _DENIED = frozenset(
     }
 )
 
+# Sessions are not safe in several threads at once, unlike the clients they make.
+_MAKING = threading.Lock()
+
 
 class Clients:
     """One client for each repository, made anew when its keys change. Safe in any thread."""
@@ -39,13 +43,11 @@ class Clients:
     def __init__(self, limits: options.Limits) -> None:
         self._limits = limits
         self._made: dict[str, tuple[options.Keys, s3_client.S3Client]] = {}
-        self._lock = threading.Lock()
 
     def get(self, repository: options.S3Repository) -> s3_client.S3Client:
         """Unavailable when the credentials cannot be read."""
         keys = repository.credentials.read()
-        # Making clients is not safe from several threads at once.
-        with self._lock:
+        with _MAKING:
             known = self._made.get(repository.name)
             if known is not None and known[0] == keys:
                 return known[1]
@@ -83,12 +85,21 @@ def _client(repository: options.S3Repository, keys: options.Keys, limits: option
         ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] # the stubs lack it
     )
     # Always given keys, used or not, so that none meant for somebody else are searched for in this environment.
-    return boto3.Session(
+    return _session().client(
+        "s3",
         aws_access_key_id=keys.access_key_id or "anonymous",
         aws_secret_access_key=keys.secret_access_key or "anonymous",
         aws_session_token=keys.session_token or None,
         region_name=repository.region,
-    ).client("s3", endpoint_url=repository.endpoint_url or None, config=config)
+        endpoint_url=repository.endpoint_url or None,
+        config=config,
+    )
+
+
+@functools.cache
+def _session() -> boto3.Session:
+    """One for all, as it holds the parsed description of the service."""
+    return boto3.Session()
 
 
 def _objects(client: s3_client.S3Client, bucket: str, prefix: str) -> Iterator[source.SourceFile]:

@@ -149,13 +149,14 @@ class ProcessBackend:
     async def _begin(self, stored: layout.Stored) -> None:
         # Known before the first wait, so that nobody else is given its devices.
         group = self._group(stored)
+        self._changes.notify()
         try:
             await _on_disk(lambda: self._layout.create(stored))
         except BaseException:
             del self._groups[stored.spec.group_id]
+            self._changes.notify()
             raise
         group.start()
-        self._changes.notify()
 
     async def _finish(self, group: group_module.Group) -> None:
         """Ends a group that is marked as retiring; it stays observed until all of it is gone."""
