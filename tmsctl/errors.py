@@ -141,12 +141,10 @@ def _details(error: grpc.RpcError) -> list[message.Message]:
         status = rpc_status.from_call(typing.cast("grpc.Call", error))
     except ValueError:  # the details contradict the status: the status counts
         return []
-    kinds = {
-        kind.DESCRIPTOR.full_name: kind for kind in vars(error_details_pb2).values() if hasattr(kind, "DESCRIPTOR")
-    }
     found = []
     for packed in status.details if status else ():
-        kind = kinds.get(packed.TypeName())
+        package, _, name = packed.TypeName().rpartition(".")
+        kind = getattr(error_details_pb2, name, None) if package == "google.rpc" else None
         if kind is not None:
             found.append(kind.FromString(packed.value))
     return found

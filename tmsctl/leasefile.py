@@ -1,24 +1,6 @@
 """Decides what lease.yaml may say: reads it into a CreateLeaseRequest. Sends nothing; refuses what it does not know.
 
-::
-
-    namespace: default          # all but models may be left out
-    name: digits                # stable name to point at the lease
-    models:                     # loaded in this order
-      - name: digits
-        uri: model://examples/digits
-        framework: onnxruntime  # else detected
-        bytes: 64MiB            # else measured or estimated
-        config: "@config.json"  # or a mapping; replaces the model's configuration
-    pool: default               # or:
-    dedicated: {command: tms-worker, image: …, gpus: 1, cpus: 2, memory: 8GiB, replicas: 1}
-    times: {hold: 10m, window: 10m, max_lifetime: 8h, pending_timeout: 1h, renewal: on_activity}
-    priority: 0
-    labels: {team: vision}
-    sharing: {share_with: [name], not_with: [key=value], exclusive: false}
-    parent: lease id
-    request_id: text
-    autoscaling: {min_replicas: 1, max_replicas: 3}
+examples/lease.yaml shows every key.
 """
 
 from __future__ import annotations
@@ -280,9 +262,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is said twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
+            said = str(key.value)
+            if isinstance(key, yaml.ScalarNode) and said in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {said!r} is said twice", problem_mark=key.start_mark)
+            seen.add(said)
         return super().construct_mapping(node, deep)
 
 
