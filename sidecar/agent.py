@@ -1,0 +1,405 @@
+"""Keeps the worker at what is desired: observes, plans, acts, and tells what came of it.
+
+Decides nothing that `desired.plan` and `activity` can decide. Level-triggered: each pass asks the server what it holds,
+corrects what was believed, and starts what the plan names; a crashed server is so filled again from the cache, whether
+or not the control plane answers. Every wait is bounded or ends with `close`. Must never block the event loop, which
+also forwards the clients' bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import importlib.metadata
+import pathlib
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent import futures
+from typing import Any
+
+import structlog
+
+from protos.tms.v1 import agent_pb2
+from sidecar import (
+    activity,
+    backoff,
+    cache,
+    clock,
+    endpoints,
+    errors,
+    fetch,
+    health,
+    materialise,
+    report,
+    runtime,
+    state,
+    values,
+    wire,
+)
+from sidecar import desired as desired_state
+from sidecar.desired import Phase
+
+log = structlog.get_logger()
+
+_PASS_S, _DOUBT_S = 1.0, 0.2
+_STRIKES = 3
+_PARALLEL_FETCHES = 2
+_RETRY_S, _RETRY_CAP_S = 1.0, 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an agent works with. `incarnation` is made anew at each start of the process."""
+
+    store: cache.Cache
+    memory: state.State
+    server: runtime.Runtime
+    addresses: endpoints.Endpoints
+    repository: pathlib.Path
+    worker: values.Endpoint
+    incarnation: str
+
+
+class Agent:
+    """One worker's keeper. All methods run on the event loop that `run` runs on."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.changed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._desired = values.Desired()
+        self._unsaved: agent_pb2.Desired | None = None
+        self._held: dict[str, desired_state.Held] = {}
+        self._touched: set[str] = set()
+        self._gone: dict[str, values.ModelKey] = {}
+        self._recorded: dict[str, values.ModelKey] = {}
+        self._activities: dict[str, activity.Activity] = {}
+        self._fetching: dict[str, tuple[threading.Event, fetch.Progress]] = {}
+        self._delays: dict[values.ModelKey, backoff.Backoff] = {}
+        self._health = health.Health()
+        self._cache_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._defect: BaseException | None = None
+        self._recording = asyncio.Lock()
+        self._fetchers = futures.ThreadPoolExecutor(_PARALLEL_FETCHES, "fetch")
+
+    async def run(self) -> None:
+        """Works until cancelled. What was desired last is restored first."""
+        self._recorded = await asyncio.to_thread(self._parts.memory.loaded)
+        restored = wire.desired(await asyncio.to_thread(self._parts.memory.desired))
+        self._cache_bytes = await asyncio.to_thread(self._parts.store.size_bytes)
+        if restored.version > self._desired.version:
+            self._desired = restored
+        while True:
+            self._wake.clear()
+            await self._save()
+            await self._observe()
+            self._act()
+            if self._defect:
+                raise self._defect
+            await backoff.wait(self._wake, _DOUBT_S if self._health.strikes else _PASS_S)
+
+    async def close(self) -> None:
+        """Stops all work and closes the addresses; what is loaded stays loaded."""
+        self._closed.set()
+        for stop, _progress in self._fetching.values():
+            stop.set()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        await self._parts.addresses.close()
+
+    # What the stream asks for.
+
+    def hello(self) -> agent_pb2.Hello:
+        return agent_pb2.Hello(
+            incarnation=self._parts.incarnation,
+            version=importlib.metadata.version("tms"),
+            epoch=self._desired.epoch,
+            generation=self._desired.generation,
+        )
+
+    def accept(self, desired: agent_pb2.Desired) -> None:
+        """Takes what the server wants; what is older than what was acted on is ignored."""
+        wanted = wire.desired(desired)
+        if wanted.version < self._desired.version:
+            log.info("desired.stale", epoch=wanted.epoch, generation=wanted.generation)
+            return
+        newer = wanted.version > self._desired.version
+        self._desired, self._unsaved = wanted, desired
+        self._retry_at_once(lambda each: newer or each.reason == "NoCredentials")
+        self._gone = {name: key for name, key in self._gone.items() if not newer}
+        log.info("desired.accepted", epoch=wanted.epoch, generation=wanted.generation, models=len(wanted.models))
+        self._act()
+        self.changed.set()
+        self._wake.set()
+
+    def report_interval_s(self) -> float:
+        return self._desired.report_interval_s
+
+    async def report(self) -> agent_pb2.Report:
+        """What is so now. What runs is read before what has finished, so that no request falls between the two."""
+        at_ms = clock.now_ms()
+        in_flight = self._parts.addresses.in_flight()
+        statistics = await self._statistics()
+        seen = report.Seen(
+            desired=self._desired,
+            held=self._held,
+            gone=self._gone,
+            at_ms=at_ms,
+            server_ready=self._health.up,
+            server_restarts=self._health.restarts,
+            activities=self._activities,
+            activity_known=self._absorb(statistics, at_ms),
+            in_flight=in_flight,
+            fetched_bytes={name: progress.fetched_bytes for name, (_stop, progress) in self._fetching.items()},
+            endpoints=self._parts.addresses.opened(),
+            worker=self._parts.worker,
+            memory_bytes=statistics.memory_bytes if statistics else 0,
+            cache_bytes=self._cache_bytes,
+        )
+        return report.build(seen)
+
+    def reported(self, sent: agent_pb2.Report) -> None:
+        for model in sent.models:
+            self._gone.pop(model.name, None)
+
+    # Observing.
+
+    async def _observe(self) -> None:
+        self._touched.clear()
+        try:
+            index = await self._parts.server.index()
+        except errors.ServerGone as error:
+            if self._health.missed(error):
+                log.warning("server.down", error=str(error))
+                self.changed.set()
+            return
+        untouched = {name: each for name, each in self._held.items() if name not in self._touched}
+        settled = desired_state.settle(untouched, index.loaded - self._touched, self._recorded)
+        was_up = self._health.up
+        if self._health.answered(empty=not index.loaded | index.busy, lost=bool(settled.lost)):
+            self._retry_at_once(lambda _: True)
+        if not was_up:
+            log.info("server.up", restarts=self._health.restarts)
+            self._retry_at_once(lambda each: each.reason == "ServerGone")
+        self._correct(settled, untouched)
+
+    def _correct(self, settled: desired_state.Settled, untouched: dict[str, desired_state.Held]) -> None:
+        for name in settled.lost:
+            log.warning("model.lost", model=name)
+            self._activities[name] = activity.interrupted(self._activities.get(name), clock.now_ms())
+            self._put(name, None)
+        for name, each in settled.held.items():
+            if each != untouched.get(name) and name not in self._touched:
+                log.info("model.adopted", model=name, source_digest=each.key.source_digest)
+                self._put(name, each)
+
+    async def _statistics(self) -> runtime.Statistics | None:
+        if not self._health.up:
+            return None
+        try:
+            return await self._parts.server.statistics()
+        except errors.ServerGone as error:
+            log.warning("statistics.unavailable", error=str(error))
+            self._wake.set()
+            return None
+
+    def _absorb(self, statistics: runtime.Statistics | None, at_ms: int) -> bool:
+        """Moves the activities on; whether the use of every ready model is known."""
+        ready = {name for name, each in self._held.items() if each.phase is Phase.READY}
+        if statistics is None:
+            return False
+        for name in ready & statistics.models.keys():
+            before = self._activities.get(name)
+            self._activities[name] = activity.advance(before, statistics.models[name], at_ms)
+        return ready <= statistics.models.keys()
+
+    # Acting.
+
+    def _act(self) -> None:
+        """Starts all that can begin now; each action changes what is held, so that this ends."""
+        if self._closed.is_set():
+            return
+        while actions := [
+            action
+            for action in desired_state.plan(self._desired, self._held)
+            if self._health.up or not isinstance(action, desired_state.Load)
+        ]:
+            for action in actions:
+                self._apply(action)
+        if self._parts.addresses.sync(self._servings()):
+            self.changed.set()
+
+    def _apply(self, action: desired_state.Action) -> None:
+        match action:
+            case desired_state.Fetch(model):
+                self._put(model.name, desired_state.Held(model.key, Phase.FETCHING))
+                self._spawn(self._fetch(model))
+            case desired_state.Load(model):
+                held = dataclasses.replace(self._held[model.name], phase=Phase.LOADING)
+                self._put(model.name, held)
+                self._spawn(self._load(model, held))
+            case desired_state.Unload(name):
+                held = dataclasses.replace(self._held[name], phase=Phase.DRAINING)
+                self._put(name, held)
+                self._spawn(self._drain(name, held.key))
+            case desired_state.Forget(name):
+                self._put(name, None)
+                if name in self._fetching:
+                    self._fetching.pop(name)[0].set()
+
+    def _servings(self) -> list[values.Serving]:
+        ready = {
+            model.name
+            for model in self._desired.models
+            if (held := self._held.get(model.name)) and held.phase is Phase.READY and held.key == model.key
+        }
+        return [each for each in self._desired.servings if self._health.up and ready.issuperset(each.models)]
+
+    async def _fetch(self, model: values.Model) -> None:
+        stop, progress = threading.Event(), fetch.Progress(model.size_bytes)
+        self._fetching[model.name] = (stop, progress)
+        loop = asyncio.get_running_loop()
+        try:
+            learnt = await loop.run_in_executor(self._fetchers, fetch.fetch, self._parts.store, model, stop, progress)
+            outcome = desired_state.Held(model.key, Phase.FETCHED, learnt=learnt)
+        except errors.Stopped:
+            return
+        except errors.ModelFailed as error:
+            outcome = self._failed(model, error.failure)
+        except Exception:
+            # One odd source must not take the other models' clients down.
+            log.exception("fetch.defect", model=model.name)
+            outcome = self._failed(model, desired_state.Failure("Internal", "see the sidecar's log", retryable=True))
+        finally:
+            stop.set()
+        if self._fetching.get(model.name, (None,))[0] is stop:
+            del self._fetching[model.name]
+            self._finish(model, outcome, Phase.FETCHING)
+        self._cache_bytes = await asyncio.to_thread(self._parts.store.size_bytes)
+
+    async def _load(self, model: values.Model, held: desired_state.Held) -> None:
+        parts = self._parts
+        try:
+            await asyncio.to_thread(materialise.materialise, parts.store, parts.repository, model, held.learnt)
+            # Written before the load, so that after a crash a loaded name is known to be this.
+            await self._record(model.name, model.key)
+            before_bytes = await self._memory_bytes()
+            await parts.server.load(model.name, model.config_override)
+            after_bytes = await self._memory_bytes()
+        except errors.ModelFailed as error:
+            self._finish(model, self._failed(model, error.failure), Phase.LOADING)
+            return
+        self._delays.pop(model.key, None)
+        self._activities.setdefault(model.name, activity.Activity())
+        memory = desired_state.LoadMemory(before_bytes=before_bytes, after_bytes=after_bytes)
+        self._finish(model, dataclasses.replace(held, phase=Phase.READY, memory=memory), Phase.LOADING)
+
+    async def _drain(self, name: str, key: values.ModelKey) -> None:
+        await self._parts.addresses.drained(name)
+        await self._until(functools.partial(self._begin_unload, name))
+        await self._until(functools.partial(self._is_gone, name))
+        await asyncio.to_thread(materialise.remove, self._parts.repository, name)
+        await self._record(name, None)
+        self._activities.pop(name, None)
+        self._gone[name] = key
+        log.info("model.unloaded", model=name)
+        self._put(name, None)
+        self._act()
+
+    async def _begin_unload(self, name: str) -> bool:
+        await self._parts.server.unload(name)
+        return True
+
+    async def _is_gone(self, name: str) -> bool:
+        index = await self._parts.server.index()
+        return name not in index.loaded | index.busy
+
+    async def _until(self, step: Callable[[], Awaitable[bool]]) -> None:
+        """Repeats a step until it is done; a server that does not answer is asked again."""
+        delays = backoff.Backoff(0.05, 1.0)
+        while True:
+            try:
+                if await step():
+                    return
+            except errors.ServerGone as error:
+                log.debug("server.silent", error=str(error))
+            await backoff.wait(self._closed, delays.next_s())
+
+    async def _memory_bytes(self) -> int:
+        statistics = await self._statistics()
+        return statistics.memory_bytes if statistics else 0
+
+    def _failed(self, model: values.Model, failure: desired_state.Failure) -> desired_state.Held:
+        log.warning("model.failed", model=model.name, **dataclasses.asdict(failure))
+        if not failure.retryable:
+            return desired_state.Held(model.key, Phase.FAILED, failure)
+        delay_s = self._delays.setdefault(model.key, backoff.Backoff(_RETRY_S, _RETRY_CAP_S)).next_s()
+        waiting = desired_state.Held(model.key, Phase.WAITING, failure)
+        asyncio.get_running_loop().call_later(delay_s, self._retry, model.name, waiting)
+        return waiting
+
+    def _retry(self, name: str, waiting: desired_state.Held) -> None:
+        if self._held.get(name) is waiting:
+            self._put(name, None)
+            self._act()
+
+    def _retry_at_once(self, which: Callable[[desired_state.Failure], bool]) -> None:
+        for name, each in list(self._held.items()):
+            if each.failure and each.phase in {Phase.WAITING, Phase.FAILED} and which(each.failure):
+                self._put(name, None)
+
+    def _finish(self, model: values.Model, outcome: desired_state.Held, begun: Phase) -> None:
+        """Notes how a step ended, unless the name means something else by now."""
+        held = self._held.get(model.name)
+        if held is not None and held.key == model.key and held.phase is begun:
+            self._put(model.name, outcome)
+            self._act()
+
+    def _put(self, name: str, held: desired_state.Held | None) -> None:
+        self._touched.add(name)
+        self.changed.set()
+        if held is None:
+            self._held.pop(name, None)
+        else:
+            self._held[name] = held
+            log.info("model.phase", model=name, phase=held.phase.value)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            # A defect: the process that is restarted begins from what is on disk and in the server.
+            log.error("agent.defect", exc_info=error)
+            self._defect = error
+            self._wake.set()
+
+    # Remembering. Without it a restart costs loads, so a full disk is told and no more.
+
+    async def _save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, None
+        if unsaved is not None:
+            await self._written(self._parts.memory.save_desired, unsaved)
+
+    async def _record(self, name: str, key: values.ModelKey | None) -> None:
+        async with self._recording:
+            if key is None:
+                self._recorded.pop(name, None)
+            else:
+                self._recorded[name] = key
+            await self._written(self._parts.memory.save_loaded, dict(self._recorded))
+
+    async def _written(self, save: Callable[..., None], what: object) -> None:
+        try:
+            await asyncio.to_thread(save, what)
+        except OSError as error:
+            log.warning("state.unwritable", error=error.strerror)

@@ -1,0 +1,143 @@
+"""The sidecar's settings, from flags and environment, parsed once.
+
+Decides what is a usable setting; an error names the flag, the variable and the remedy.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pydantic
+import pydantic_settings
+
+from sidecar import values
+
+PREFIX = "TMS_SIDECAR_"
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """The agent beside a model server: fetches models, loads them, forwards to them and reports to tms-server.
+
+    Every flag can also be given by environment as TMS_SIDECAR_<FLAG>. It exits 0 on SIGTERM, 2 on bad flags, and 3 when
+    the server says that this worker is not wanted any more.
+    """
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_prefix=PREFIX,
+        cli_prog_name="tms-sidecar",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        frozen=True,
+    )
+
+    server: Annotated[
+        str,
+        pydantic.Field(pattern=r"^\S+:\d{1,5}$", description="HOST:PORT of tms-server"),
+    ]
+    worker_id: Annotated[
+        str,
+        pydantic.Field(pattern=r"^[\x21-\x7e]{1,256}$", description="id under which tms-server knows this worker"),
+    ]
+    token_file: Annotated[
+        pathlib.Path,
+        pydantic.Field(description="file with the token of this worker's group; read again at each connection"),
+    ]
+    worker_endpoint: Annotated[
+        str,
+        pydantic.Field(description="HOST:HTTP:GRPC:METRICS where the model server listens"),
+    ]
+    model_repository: Annotated[
+        pathlib.Path,
+        pydantic.Field(description="directory that the model server serves, in explicit model control mode"),
+    ]
+    data_dir: Annotated[
+        pathlib.Path,
+        pydantic.Field(description="this sidecar's own directory: the last desired state, without credentials"),
+    ]
+    cache_dir: Annotated[
+        pathlib.Path,
+        pydantic.Field(description="content-addressed model cache, shared by the sidecars of a host"),
+    ]
+    server_ca: Annotated[
+        pathlib.Path | None,
+        pydantic.Field(description="certificates that tms-server's is checked with; TLS when given"),
+    ] = None
+    server_cert: Annotated[
+        pathlib.Path | None,
+        pydantic.Field(description="this sidecar's certificate for mutual TLS; needs --server-key"),
+    ] = None
+    server_key: Annotated[
+        pathlib.Path | None,
+        pydantic.Field(description="key of --server-cert"),
+    ] = None
+    drain_timeout: Annotated[
+        float,
+        pydantic.Field(gt=0, le=86400, description="seconds that calls under way get when an endpoint closes"),
+    ] = 30.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        pydantic.Field(description="least level that is logged"),
+    ] = "info"
+
+    @property
+    def worker(self) -> values.Endpoint:
+        return parse_endpoint(self.worker_endpoint)
+
+    @pydantic.field_validator("worker_endpoint")
+    @classmethod
+    def _check_endpoint(cls, text: str) -> str:
+        parse_endpoint(text)
+        return text
+
+    @pydantic.field_validator("token_file", "server_ca", "server_cert", "server_key")
+    @classmethod
+    def _check_file(cls, path: pathlib.Path | None) -> pathlib.Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is not a file; name one that this user can read")
+        return path
+
+    @pydantic.model_validator(mode="after")
+    def _check_pair(self) -> Settings:
+        if (self.server_cert is None) != (self.server_key is None):
+            raise ValueError("--server-cert and --server-key belong together; give both or neither")
+        return self
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Settings from the flags and the environment. Prints what is wrong and exits with 2, as flags parsers do."""
+    try:
+        return pydantic_settings.CliApp.run(Settings, cli_args=list(arguments))
+    except pydantic.ValidationError as error:
+        for each in error.errors():
+            sys.stderr.write(f"tms-sidecar: {_explain(str(each['loc'][0]) if each['loc'] else '', each)}\n")
+        sys.stderr.write("tms-sidecar: see tms-sidecar --help\n")
+        raise SystemExit(2) from error
+
+
+def parse_endpoint(text: str) -> values.Endpoint:
+    """HOST:HTTP:GRPC:METRICS; an IPv6 host stands in brackets. ValueError says what is expected."""
+    try:
+        host, *ports = text.rsplit(":", 3)
+        http_port, grpc_port, metrics_port = (int(port) for port in ports)
+    except ValueError:
+        raise ValueError(f"{text!r} is not HOST:HTTP:GRPC:METRICS, as in 127.0.0.1:8000:8001:8002") from None
+    if not host or not all(0 < port < 65536 for port in (http_port, grpc_port, metrics_port)):
+        raise ValueError(f"{text!r} must have a host and three ports from 1 to 65535")
+    return values.Endpoint(host.removeprefix("[").removesuffix("]"), http_port, grpc_port, metrics_port)
+
+
+def _explain(field: str, error: object) -> str:
+    assert isinstance(error, dict)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not field:
+        return message
+    flag = f"--{field.replace('_', '-')}"
+    if error["type"] == "missing":
+        message = f"is required: {Settings.model_fields[field].description}"
+    elif error["type"] == "string_pattern_mismatch":
+        message = f"{error['input']!r} is not {Settings.model_fields[field].description}"
+    return f"{flag} (or {PREFIX}{field.upper()}): {message}"
