@@ -76,6 +76,15 @@ async def test_a_unit_sees_its_own_changes(store: port.Store) -> None:
     assert (seen.revision, revision, last) == (1, 1, 1)
 
 
+async def test_a_unit_or_reader_that_is_kept_is_of_no_use(store: port.Store) -> None:
+    unit = await store.write(lambda unit: unit)
+    reader = await store.read(lambda reader: reader)
+    with pytest.raises(RuntimeError, match="has ended"):
+        unit.put_pool(stores.new_pool())
+    with pytest.raises(RuntimeError, match="has ended"):
+        reader.pools()
+
+
 async def test_a_read_sees_one_snapshot_while_others_write(store: port.Store) -> None:
     read_once, written = threading.Event(), threading.Event()
 

@@ -45,7 +45,9 @@ class Readers:
             try:
                 connection = connection or self._engine.connect()
                 with connection.begin():
-                    call.succeed(call.work(unit.SqlReader(connection)))
+                    reader = unit.SqlReader(connection)
+                    call.succeed(call.work(reader))
+                    reader.end()
             except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
                 call.fail(calls.answer_to(error))
             calls.post(self._loop, taken)

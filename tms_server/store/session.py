@@ -6,6 +6,7 @@ It must never begin or end a transaction, and never outlive one.
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ class ReadSession:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    def end(self) -> None:
+        """The transaction is over: whoever kept this gets an error instead of somebody else's transaction."""
+        self._connection = typing.cast("sa.Connection", _Ended())
+
     def revision(self) -> int:
         """Revision of the last change."""
         return int(self._connection.execute(_REVISION).scalar_one())
@@ -34,6 +39,11 @@ class ReadSession:
 
     def _all(self, statement: sa.Executable, **parameters: Any) -> Sequence[Row]:
         return self._connection.execute(statement, parameters).mappings().all()
+
+
+class _Ended:
+    def __getattr__(self, _name: str) -> typing.NoReturn:
+        raise RuntimeError("this reader or unit of work has ended: use it only inside the function that was given it")
 
 
 class Revisions:

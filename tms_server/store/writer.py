@@ -85,13 +85,16 @@ class Writer:
 
     def _run(self, connection: sa.Connection, revisions: session.Revisions, call: calls.Call[Any]) -> None:
         before = revisions.last
+        work_unit = unit.SqlUnitOfWork(connection, revisions, self._clock)
         connection.exec_driver_sql("SAVEPOINT unit")
         try:
-            call.succeed(call.work(unit.SqlUnitOfWork(connection, revisions, self._clock)))
+            call.succeed(call.work(work_unit))
         except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
             _take_back(connection, error)
             revisions.last = before
             call.fail(calls.answer_to(error))
+        finally:
+            work_unit.end()
         connection.exec_driver_sql("RELEASE unit")
 
 
