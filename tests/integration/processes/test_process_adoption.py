@@ -104,7 +104,9 @@ async def test_a_reused_pid_is_never_mistaken(site: place.Site) -> None:
     site.kill("worker")
     note = layout.read_note(site.directory("g-1"), "worker")
     assert note is not None
-    identity = dataclasses.replace(note.identity, pid=innocent.pid)
+    # The noted process was started before the one that has its number now.
+    earlier = proc._start_ticks(innocent.pid) - 1
+    identity = dataclasses.replace(note.identity, pid=innocent.pid, start_ticks=earlier)
     layout.write_note(site.directory("g-1"), "worker", dataclasses.replace(note, identity=identity))
     runs = await site.open()
     await place.running(runs, restarts=1)

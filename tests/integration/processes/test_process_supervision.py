@@ -124,6 +124,7 @@ async def test_a_cancelled_retirement_is_finished_by_the_next_call(site: place.S
     runs = await site.open()
     await runs.launch(site.spec())
     await place.said(runs, "started")
+    await place.running(runs)
     before = site.pid()
     retirement = asyncio.create_task(runs.retire(GROUP))
     await place.until(runs, lambda each: each.message == "stopping")

@@ -49,10 +49,16 @@ class Backoff:
     longest: dt.timedelta = dt.timedelta(minutes=1)
     stable: dt.timedelta = dt.timedelta(minutes=1)
 
+    def __post_init__(self) -> None:
+        """Refuses what would never pause or never end."""
+        if not 1 <= self.factor <= 100 or not dt.timedelta(0) < self.first <= self.longest:
+            raise ValueError("backoff: needs 0 < first <= longest and a factor of 1 to 100")
+
     def pause(self, failures: int) -> dt.timedelta:
         """Pause after so many failures in a row, 1 or more."""
-        # Past 64 doublings every sensible cap is reached; the bound keeps the power finite.
-        return min(self.longest, self.first * self.factor ** min(failures - 1, 64))
+        # Past 64 steps every sensible cap is reached; the bound keeps the power finite.
+        growth = self.factor ** min(failures - 1, 64)
+        return dt.timedelta(seconds=min(self.longest.total_seconds(), self.first.total_seconds() * growth))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
