@@ -23,7 +23,7 @@ MODELS = st.builds(
         version=version,
         framework=source.Framework.PYTORCH if name == "t" else source.Framework.ONNXRUNTIME,
     ),
-    st.sampled_from(sorted(SIZES)),
+    st.sampled_from(["s", "m", "m", "l", "t", "xl"]),
     st.sampled_from(["v1", "v1", "v2"]),
 )
 TIMES = st.builds(
@@ -71,6 +71,27 @@ class Fleet(stateful.RuleBasedStateMachine):
     def place(self) -> None:
         self.world.place()
 
+    @stateful.initialize(count=st.integers(1, 4), times=TIMES)
+    def open_day(self, *, count: int, times: lease.Times) -> None:
+        """A few leases are up at the start, or hardly any life would get that far."""
+        for place in range(count):
+            self.create(
+                models=(b.M("s", SIZES["s"]),) if place % 2 else (b.M("m", SIZES["m"]),),
+                pool="default",
+                dedicated=False,
+                times=times,
+                sharing=lease.Sharing(),
+            )
+        self.work()
+
+    @stateful.rule()
+    def work(self) -> None:
+        """A while in which everything goes well."""
+        self.world.place()
+        for group_id in list(self.world.groups) * 3:
+            self.one_step(group_id)
+            self.deliver_all(group_id)
+
     @stateful.rule()
     def resize(self) -> None:
         self.world.resize()
@@ -79,9 +100,7 @@ class Fleet(stateful.RuleBasedStateMachine):
     @stateful.rule(data=st.data(), arrives=st.booleans())
     def step(self, *, data: st.DataObject, arrives: bool) -> None:
         group_id = data.draw(st.sampled_from(sorted(self.world.groups)))
-        worker = self.world.workers[group_id]
-        worker.step(self.world.wish(group_id))
-        self.late[group_id].append(worker.report())
+        self.one_step(group_id)
         if arrives:
             self.deliver_all(group_id)
 
@@ -166,9 +185,8 @@ class Fleet(stateful.RuleBasedStateMachine):
         for held in self.living():
             self.world.end(held.id, lease.LeaseState.RELEASED, "Released")
         for _ in range(5):
-            for group_id, worker in self.world.workers.items():
-                worker.step(self.world.wish(group_id))
-                self.late[group_id].append(worker.report())
+            for group_id in self.world.groups:
+                self.one_step(group_id)
                 self.deliver_all(group_id)
         assert all(held.state.ended for held in self.world.leases.values())
         self.world.resize()
@@ -181,6 +199,11 @@ class Fleet(stateful.RuleBasedStateMachine):
 
     def living(self) -> list[lease.Lease]:
         return [each for each in self.world.leases.values() if each.state.living]
+
+    def one_step(self, group_id: ids.GroupId) -> None:
+        worker = self.world.workers[group_id]
+        worker.step(self.world.wish(group_id))
+        self.late[group_id].append(worker.report())
 
     def deliver_all(self, group_id: ids.GroupId) -> None:
         for found in self.late.pop(group_id):
