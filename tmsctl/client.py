@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf import message as message_lib
@@ -110,7 +110,7 @@ class Client:
         resumed.CopyFrom(request)
         patience = _Patience(self)
         while True:
-            call = self.leases.Watch(resumed, timeout=None if ends is None else max(ends - time.monotonic(), 0.0))
+            call = self._watch(resumed, None if ends is None else max(ends - time.monotonic(), 0.0))
             try:
                 for update in call:
                     patience = _Patience(self)
@@ -135,6 +135,14 @@ class Client:
             if not answer.next_page_token:
                 return
             page.page_token = answer.next_page_token
+
+    def _watch(self, request: lease_pb2.WatchLeasesRequest, timeout_s: float | None) -> Any:
+        try:
+            return self.leases.Watch(request, timeout=timeout_s)
+        except ValueError as problem:
+            if not self._closing.is_set():
+                raise
+            raise errors.CliError("interrupted", code=errors.Exit.INTERRUPTED) from problem
 
     def pause(self, pause_s: float) -> bool:
         """Waits that long, or until the client is closed; answers whether to go on."""

@@ -1,13 +1,20 @@
-"""Decides what the shell offers after Tab. Quick, and silent whatever goes wrong: a prompt is no place for errors."""
+"""Decides what the shell offers after Tab. Quick, and silent whatever goes wrong: a prompt is no place for errors.
+
+Imports what takes long inside functions: options name these functions, and most commands never call them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
-from tmsctl import late
+from tmsctl import config
+
+if TYPE_CHECKING:
+    from tmsctl import client
 
 PATIENCE_S = 1.0
 MOST = 200
@@ -16,7 +23,7 @@ MOST = 200
 def targets(incomplete: str) -> list[tuple[str, str]]:
     """Saved targets with their addresses."""
     with contextlib.suppress(Exception):
-        known = late.config.load().by_name
+        known = config.load().by_name
         return [(name, target.address) for name, target in known.items() if name.startswith(incomplete)]
     return []
 
@@ -30,22 +37,35 @@ def leases(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 def pools(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of pools."""
-    with contextlib.suppress(Exception), _client(ctx) as client:
-        request = late.pool_pb2.ListPoolsRequest(namespace=ctx.params.get("namespace") or "")
-        names = [pool.name for pool in client.once(client.pools.List, request).pools]
-        return [name for name in names if name.startswith(incomplete)]
+    with contextlib.suppress(Exception):
+        return [name for name in _pools(ctx) if name.startswith(incomplete)]
     return []
 
 
 def _leases(ctx: typer.Context) -> Iterator[tuple[str, str]]:
-    namespace = ctx.params.get("namespace") or ""
-    request = late.lease_pb2.ListLeasesRequest(namespace=namespace, living_only=True, page_size=MOST)
-    with _client(ctx) as client:
-        for lease in client.once(client.leases.List, request).leases:
-            said = late.render.state(lease)
+    from protos.tms.v1 import lease_pb2  # noqa: PLC0415 - see the module's docstring
+
+    request = lease_pb2.ListLeasesRequest(namespace=_namespace(ctx), living_only=True, page_size=MOST)
+    with _client(ctx) as connection:
+        for lease in connection.once(connection.leases.List, request).leases:
+            said = lease_pb2.LeaseState.Name(lease.state).removeprefix("LEASE_STATE_")
             yield from ((name, f"{said}, {lease.id}") for name in lease.names)
             yield lease.id, said
 
 
-def _client(ctx: typer.Context) -> late.client.Client:
-    return late.client.Client(late.config.resolve(ctx.params.get("target")), timeout_s=PATIENCE_S)
+def _pools(ctx: typer.Context) -> list[str]:
+    from protos.tms.v1 import pool_pb2  # noqa: PLC0415 - see the module's docstring
+
+    with _client(ctx) as connection:
+        found = connection.once(connection.pools.List, pool_pb2.ListPoolsRequest(namespace=_namespace(ctx)))
+        return [pool.name for pool in found.pools]
+
+
+def _namespace(ctx: typer.Context) -> str:
+    return ctx.params.get("namespace") or ""
+
+
+def _client(ctx: typer.Context) -> client.Client:
+    from tmsctl import client  # noqa: PLC0415 - see the module's docstring
+
+    return client.Client(config.resolve(ctx.params.get("target")), timeout_s=PATIENCE_S)

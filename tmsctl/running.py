@@ -50,9 +50,11 @@ def run(plan: Plan) -> int:
         return _held(plan, holder, watched)
     except errors.CliError as problem:
         problem.code += errors.RUN_OFFSET
+        problem.remedy = holder.epitaph() or problem.remedy
         raise
     finally:
         holder.release()
+        _forget(watched)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -84,6 +86,12 @@ def _held(plan: Plan, holder: _Holder, watched: frozenset[int]) -> int:
     if holder.problem:
         raise holder.problem
     return code
+
+
+def _forget(pending: frozenset[int]) -> None:
+    # Came after the command's end: a wake, or a second Ctrl-C while the lease was released. Unblocked it would kill us.
+    while signal.sigtimedwait(pending, 0) is not None:
+        pass
 
 
 def _not_ignored() -> frozenset[int]:
@@ -151,6 +159,10 @@ class _Holder:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def epitaph(self) -> str:
+        """Where to read more about the lease; empty when there never was one."""
+        return f"`tmsctl lease events {self._created.id}` tells more; the lease is released." if self._created else ""
 
     def release(self) -> None:
         """Stops keeping, and releases what was created; says so if that fails. Does not raise."""
