@@ -72,7 +72,7 @@ class LeaseOptions:
             "--model",
             "-m",
             metavar="MODEL",
-            help_="NAME=URI, or name=…,uri=…[,framework=…][,bytes=…][,config=@FILE]. Repeat it; models load in this order.",
+            help_="NAME=URI or name=…,uri=…, then [,framework=…][,bytes=…][,config=@FILE]. Repeat it; models load in this order.",
         ),
     ] = None
     name: typing.Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ WAKE = signal.Signals(signal.SIGRTMIN)
 LEAST_PAUSE_S = 0.1
 GRACE_S = 10.0
 LONGEST_WAIT_S = 3600.0
+HOLD = dt.timedelta(minutes=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,15 @@ def run(plan: Plan) -> int:
         holder.release()
         _forget(watched)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def keep(request: lease_pb2.CreateLeaseRequest) -> None:
+    """Has the lease live by keep-alive, and not much longer than we do, where the request leaves that open."""
+    times = request.times
+    times.renewal = times.renewal or lease_pb2.RENEWAL_KEEPALIVE
+    if not times.HasField("hold"):
+        longest = times.max_lifetime.ToTimedelta() if times.HasField("max_lifetime") else HOLD
+        times.hold.FromTimedelta(min(HOLD, longest))
 
 
 def environment(lease: lease_pb2.Lease, base: Mapping[str, str]) -> dict[str, str]:

@@ -109,15 +109,15 @@ def parse_cpus(text: str) -> int:
 
 
 def parse_model(text: str) -> Model:
-    """Reads ``NAME=URI`` or ``name=…,uri=…[,framework=…][,bytes=…][,config=@file]``.
+    """Reads ``NAME=URI`` or ``name=…,uri=…``, either followed by ``,framework=…``, ``,bytes=…`` or ``,config=@file``.
 
     A comma is part of a value unless a word and ``=`` follow it. A model that is called like one of the keys has to be written in the long form.
     """
-    head, equals, rest = text.partition("=")
+    head, equals, _ = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} lacks a URI; write NAME=URI, or name=…,uri=…")
-    if head not in _MODEL_KEYS and "://" in rest and "name=" not in text:
-        return _checked(Model(head, rest), text)
+    if head not in _MODEL_KEYS:
+        text = f"name={head},uri={text[len(head) + 1 :]}"
     pairs = [part.partition("=") for part in re.split(r",(?=[a-z_]+=)", text)]
     for key, _, _ in pairs:
         require_known(key, _MODEL_KEYS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from typing import Annotated
@@ -10,8 +9,6 @@ from typing import Annotated
 import typer
 
 from tmsctl import errors, late, leaseoptions, options, session
-
-KEPT_FOR = "2m"
 
 
 @options.grouped
@@ -38,7 +35,8 @@ def run(
     lease itself fails it is 200 plus the exit code listed by `tmsctl --help`, such as 206 for no room; a lease that is
     lost ends the command with SIGTERM.
     """
-    request = late.requests.build(_kept(lease), worker, scope.namespace)
+    request = late.requests.build(lease, worker, scope.namespace)
+    late.running.keep(request)
     within_s = session.seconds("--wait-timeout", wait_timeout) if wait_timeout else None
     _require_program(words[0])
     plan = late.running.Plan(
@@ -51,13 +49,6 @@ def run(
         within_s=within_s,
     )
     raise typer.Exit(late.running.run(plan))
-
-
-def _kept(lease: leaseoptions.LeaseOptions) -> leaseoptions.LeaseOptions:
-    if lease.file:
-        return lease
-    renewal, hold = lease.renewal or leaseoptions.Renewal.KEEPALIVE, lease.hold or KEPT_FOR
-    return dataclasses.replace(lease, renewal=renewal, hold=hold)
 
 
 def _require_program(name: str) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import any_pb2, message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import (  # type: ignore[import-untyped] # ships no types
+    code_pb2,
+    error_details_pb2,
+    status_pb2,
+)
 
 from tmsctl import errors
 
 
-class Refusal(grpc.RpcError, grpc.Call):  # type: ignore[misc] # grpc leaves RpcError untyped
+class Refusal(grpc.RpcError, grpc.Call):
     """What grpc raises, with a status of our choice."""
 
     def __init__(self, code: grpc.StatusCode, text: str, *details: message.Message) -> None:

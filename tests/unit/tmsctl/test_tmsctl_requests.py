@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from protos.tms.v1 import lease_pb2
-from tmsctl import errors, leasefile, leaseoptions, requests
+from tmsctl import errors, leasefile, leaseoptions, requests, running
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[3] / "examples" / "lease.yaml"
 MODEL = "models: [{name: a, uri: 'model://r/a'}]\n"
@@ -208,3 +208,30 @@ def test_a_wrong_option_is_named(given: dict[str, Any], worker: dict[str, Any], 
     with pytest.raises(errors.CliError) as raised:
         build(worker, **given)
     assert (raised.value.field, raised.value.code) == (field, errors.Exit.USAGE)
+
+
+def test_run_keeps_its_lease_by_keepalive_and_never_asks_for_more_than_it_may() -> None:
+    plain, short, said = (
+        build(model=["a=b://c"]),
+        build(model=["a=b://c"], max_lifetime="30s"),
+        build(model=["a=b://c"], hold="1h", renewal=leaseoptions.Renewal.MANUAL),
+    )
+    for request in (plain, short, said):
+        running.keep(request)
+    assert (plain.times.hold.seconds, plain.times.renewal) == (120, lease_pb2.RENEWAL_KEEPALIVE)
+    assert short.times.hold.seconds == 30
+    assert (said.times.hold.seconds, said.times.renewal) == (3600, lease_pb2.RENEWAL_MANUAL)
+
+
+def test_the_command_finds_the_lease_in_its_environment() -> None:
+    lease = lease_pb2.Lease(id="l-1")
+    lease.endpoint.host = "127.64.0.2"
+    lease.endpoint.http_port, lease.endpoint.grpc_port, lease.endpoint.metrics_port = 8000, 8001, 8002
+    assert running.environment(lease, {"HOME": "/h"}) == {
+        "HOME": "/h",
+        "TMS_LEASE_ID": "l-1",
+        "TMS_HTTP_URL": "http://127.64.0.2:8000",
+        "TMS_HTTP_ADDRESS": "127.64.0.2:8000",
+        "TMS_GRPC_URL": "127.64.0.2:8001",
+        "TMS_METRICS_URL": "http://127.64.0.2:8002/metrics",
+    }

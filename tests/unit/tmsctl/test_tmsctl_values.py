@@ -93,6 +93,11 @@ def test_the_short_form_of_a_model() -> None:
     assert values.parse_model("digits=model://a/b,c") == values.Model("digits", "model://a/b,c")
 
 
+def test_the_short_form_may_go_on_with_keys() -> None:
+    expected = values.Model("r", "model://a/b", "onnxruntime", 300 * 2**20)
+    assert values.parse_model("r=model://a/b,bytes=300MiB,framework=onnxruntime") == expected
+
+
 def test_a_uri_may_hold_equals_signs() -> None:
     assert values.parse_model("m=s3://b/p=1") == values.Model("m", "s3://b/p=1")
 
@@ -104,6 +109,7 @@ def test_a_uri_may_hold_equals_signs() -> None:
         ("name=a", "lacks a uri"),
         ("uri=model://a/b", "lacks a name"),
         ("name=a,uri=model://a/b,framwork=x", "did you mean 'framework'"),
+        ("a=model://a/b,size=1", "unknown key 'size'"),
         ("name=a,name=b,uri=model://a/b", "twice"),
         ("name=a,uri=model://a/b,bytes=4G", "no size"),
         ("name=a,uri=model://a/b,config=c.json", "config=@FILE"),
