@@ -260,7 +260,7 @@ class TestFiles:
         path = tree.root / link
         path.parent.mkdir(exist_ok=True)
         path.symlink_to(outside / "model.onnx" if link.endswith("pbtxt") else outside)
-        with pytest.raises(errors.InvalidField, match="leaves the repository"):
+        with pytest.raises(errors.InvalidField, match="leaves the"):
             await tree.resolver.resolve(reference(f"model://main/{link.split('/', maxsplit=1)[0]}"))
 
     @pytest.mark.parametrize("target", ["..", "loop"])
@@ -269,6 +269,26 @@ class TestFiles:
         (tree.root / "digits" / "loop").symlink_to(target)
         with pytest.raises(errors.InvalidField, match=r"loop|itself|more than"):
             await tree.resolver.resolve(reference("model://main/digits"))
+
+    async def test_any_directory_name_survives_its_uri(self, tree: FilePlace) -> None:
+        for name in ("with space", "100%", "what?#", "größe"):
+            tree.put(name, ONNX)
+            uri = (tree.root / name).as_uri()
+            found = await tree.resolver.resolve(reference(uri))
+            assert found.uri == uri
+            assert len(found.files) == len(ONNX)
+        for wrong in ("what?", "%ff", "%2e%2e/models/100%25", "a%00b", "a%2fb//"):
+            with pytest.raises(errors.InvalidField, match="uri"):
+                await tree.resolver.resolve(reference(f"file://{tree.root}/{wrong}"))
+
+    async def test_links_between_models_are_refused(self, tree: FilePlace) -> None:
+        tree.put("digits", ONNX)
+        tree.put("other", {"1/model.onnx": b""})
+        (tree.root / "other" / "2").symlink_to(tree.root / "digits" / "2")
+        with pytest.raises(errors.InvalidField, match="leaves the model's directory"):
+            await tree.resolver.resolve(reference("model://main/other"))
+        (tree.root / "digits" / "3").symlink_to("2")
+        assert len((await tree.resolver.resolve(reference("model://main/digits"))).files) == len(ONNX) + 1
 
     async def test_special_files_and_unsafe_names_are_refused(self, tree: FilePlace) -> None:
         tree.put("pipe", ONNX)

@@ -1,12 +1,14 @@
 """What a model URI says, and which declared repository it falls into. Pure.
 
-Characters are taken literally; those that some reader of a URI could take otherwise are refused.
+In file:// URIs percent signs escape, as everywhere; in the others characters are taken literally, and those that some
+reader of a URI could take otherwise are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import urllib.parse
 from collections.abc import Iterable, Sequence
 
 from tms_server.model import errors
@@ -14,6 +16,7 @@ from tms_server.repositories import options
 
 _LATER = frozenset({"gs", "http", "https", "azure", "hf"})
 _FORBIDDEN = frozenset("?#%\\")
+_LONGEST_PATH = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,21 +39,24 @@ def locate(uri: str, repositories: Sequence[options.Repository]) -> Target:
     if scheme in _LATER:
         raise errors.Unimplemented(f"uri: this server does not read {scheme}:// yet; use model://, s3:// or file://")
     place, _, path = rest.partition("/")
+    if scheme == "file":
+        return _in_tree(place, _segments(_unquoted(path)), repositories)
+    if _FORBIDDEN & set(path):
+        raise _invalid("the path must not hold '?', '#', '%' or a backslash")
     segments = _segments(path)
     match scheme:
         case "model":
             return _named(place, segments, repositories)
         case "s3":
             return _in_bucket(place, segments, repositories)
-        case "file":
-            return _in_tree(place, segments, repositories)
     raise _invalid(f"the scheme {scheme!r} is unknown; use model://, s3:// or file://")
 
 
 def check_file(path: str) -> str:
     """The relative path of a model's file if it is safe on any disk, else InvalidField."""
     parts = path.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or not path.isprintable() or "\\" in path:
+    unsafe = any(part in {"", ".", ".."} for part in parts) or not path.isprintable() or "\\" in path
+    if unsafe or len(path) > _LONGEST_PATH:
         raise _invalid(f"the file {path!r} has a name that is not safe to fetch; rename it")
     return path
 
@@ -59,9 +65,18 @@ def _segments(path: str) -> list[str]:
     segments = path.removesuffix("/").split("/")
     if any(segment in {"", ".", ".."} for segment in segments):
         raise _invalid("the path must name a model directory, without empty parts, '.' or '..'")
-    if not path.isprintable() or _FORBIDDEN & set(path):
-        raise _invalid("the path must not hold control characters, '?', '#', '%' or a backslash")
+    if not path.isprintable():
+        raise _invalid("the path must not hold control characters")
     return segments
+
+
+def _unquoted(path: str) -> str:
+    if _FORBIDDEN - {"%"} & set(path):
+        raise _invalid("a '?', '#' or backslash of the path must be written as %3F, %23 or %5C")
+    try:
+        return urllib.parse.unquote(path, errors="strict")
+    except UnicodeDecodeError as failure:
+        raise _invalid("the path must be UTF-8") from failure
 
 
 def _named(name: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
