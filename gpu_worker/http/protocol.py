@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         if exchange.held_bytes + len(body) > self._limits.body_bytes:
             self._refuse(413, self._too_large())
         elif not self._server.intake.hold(len(body)):
-            self._refuse(503, "Server holds too many bytes of requests; try again later")
+            self._refuse(503, wire_intake.FULL)
         else:
             exchange.held_bytes += len(body)
             exchange.chunks.append(body)

@@ -11,6 +11,7 @@ import dataclasses
 
 from gpu_worker.engine import border
 
+FULL = "Server holds too many bytes of requests; try again later"
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 
 

@@ -1,0 +1,194 @@
+"""One worker from start to exit: binds the fronts, loads the models, serves, drains.
+
+Decides the order in which parts start and stop. Must never leave the process alive after its time to exit is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+
+from gpu_worker import core, logs, metrics
+from gpu_worker import settings as worker_settings
+from gpu_worker.engine import border
+from gpu_worker.grpc import server as grpc_server
+from gpu_worker.http import api, tls
+from gpu_worker.http import limits as http_limits
+from gpu_worker.http import server as http_server
+from gpu_worker.wire import intake as wire_intake
+
+log = structlog.get_logger(__name__)
+
+# Threads that compute hold the interpreter's lock; the event loop is to have it back within half a millisecond.
+_SWITCH_INTERVAL_S = 0.0005
+_CLOSE_S = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 after a signal, 1 when start failed, 2 for flags that are not to be had."""
+    try:
+        settings = worker_settings.load(sys.argv[1:] if arguments is None else arguments)
+        logs.configure(settings.log_level)
+        for name in settings.ignored:
+            log.warning("flag.ignored", flag=f"--{name}")
+        engine = core.Core.create(settings.core)
+    except border.InferenceError as error:
+        sys.stderr.write(f"tms-worker: error: {error.message}\n")
+        return 2
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Worker(settings, engine).run())
+
+
+class Worker:
+    """The running worker; made anew for each process."""
+
+    def __init__(self, settings: worker_settings.Settings, engine: core.Core) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._signals = 0
+        self._stop: asyncio.Event | None = None
+        self._ports: dict[str, int | None] = {"http": None, "grpc": None, "metrics": None}
+
+    async def run(self) -> int:
+        """Serves until a signal; see `main` for the result."""
+        self._stop = asyncio.Event()
+        self._listen_to_signals()
+        fronts = Fronts(self._settings, self._engine)
+        status = 1
+        try:
+            self._ports |= await fronts.start()
+            log.info("worker.listening", **self._ports)
+            status = await self._serve()
+        except (OSError, border.InferenceError) as error:
+            log.error("worker.start_failed", reason=str(error))  # noqa: TRY400 - the reason says all
+        await self._end(fronts, status)
+        return status
+
+    async def _serve(self) -> int:
+        """Loads, reports and waits; a signal may come in the middle of either."""
+        assert self._stop is not None
+        loading = asyncio.ensure_future(self._engine.start())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                loading.result()
+                self._report()
+                await stopped
+        finally:
+            loading.cancel()
+            stopped.cancel()
+            await asyncio.gather(loading, stopped, return_exceptions=True)
+        return 0
+
+    async def _end(self, fronts: Fronts, status: int) -> None:
+        timeout_s = self._settings.exit_timeout_s if status == 0 else 0.0
+        log.info("worker.draining", timeout_s=timeout_s)
+        if self._settings.ready_file:
+            self._settings.ready_file.unlink(missing_ok=True)
+        try:
+            async with asyncio.timeout(timeout_s + _CLOSE_S):
+                drained = await fronts.drain(timeout_s)
+                await fronts.close()
+                await self._engine.close()
+        except TimeoutError:
+            drained = False
+        log.info("worker.stopped", drained=drained)
+        if not drained and status == 0:
+            # A model that never returns holds its thread, and the interpreter would wait for it.
+            _exit_at_once(status)
+
+    def _report(self) -> None:
+        log.info("worker.ready", **self._ports)
+        path = self._settings.ready_file
+        if path is None:
+            return
+        whole = path.with_name(path.name + ".new")
+        whole.write_text(json.dumps(self._ports))
+        whole.replace(path)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            _exit_at_once(128 + number)
+        log.info("worker.signalled", signal=signal.Signals(number).name)
+        if self._stop is not None:
+            self._stop.set()
+
+
+class Fronts:
+    """The listeners of a worker, made from its settings."""
+
+    def __init__(self, settings: worker_settings.Settings, engine: core.Core) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._intake = wire_intake.Intake(engine)
+        self._servers: list[http_server.Server] = []
+        self._api: api.Api | None = None
+        self._metrics: metrics.Metrics | None = None
+        self._grpc: grpc_server.Server | None = None
+
+    async def start(self) -> dict[str, int]:
+        """Binds what is on; returns the ports by front. OSError when an address or a TLS file cannot be had."""
+        ports = {}
+        if self._settings.http:
+            ports["http"] = await self._start_http(self._settings.http)
+        if self._settings.grpc:
+            self._grpc = grpc_server.Server(self._engine, self._intake, self._settings.grpc)
+            ports["grpc"] = await self._grpc.start()
+        if self._settings.metrics:
+            ports["metrics"] = await self._start_metrics(self._settings.metrics)
+        return ports
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuses what is new, lets what is in flight finish; true if all did in time."""
+        self._intake.stop()
+        for server in self._servers:
+            server.drain()
+        async with asyncio.TaskGroup() as both:
+            draining = both.create_task(self._engine.drain(timeout_s))
+            if self._grpc:
+                both.create_task(self._grpc.stop(timeout_s))
+        return draining.result()
+
+    async def close(self) -> None:
+        """Ends every connection, once its last answer is out."""
+        if self._api:
+            await self._api.close()
+        for server in self._servers:
+            await server.close()
+        if self._metrics:
+            self._metrics.close()
+
+    async def _start_http(self, http: worker_settings.Http) -> int:
+        self._api = api.Api(self._engine, self._intake, http.limits.body_bytes)
+        server = http_server.Server(self._api, self._intake, http.limits)
+        self._servers.append(server)
+        context = tls.context(*http.tls) if http.tls else None
+        return await server.start(http_server.Listen(http.address, http.port, context, http.reuse_port))
+
+    async def _start_metrics(self, settings: worker_settings.Metrics) -> int:
+        self._metrics = metrics.Metrics(self._engine, settings.switches)
+        server = http_server.Server(self._metrics, self._intake, http_limits.Limits(body_bytes=0))
+        self._servers.append(server)
+        return await server.start(http_server.Listen(settings.address, settings.port))
+
+
+def _exit_at_once(status: int) -> None:
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
+    os._exit(status)

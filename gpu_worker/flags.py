@@ -1,0 +1,322 @@
+"""The command line: Triton's flags by their names, and a few of our own.
+
+Decides which flags are acted on, which are harmless to ignore and which are refused. Must never accept a flag that
+would change what the server does and then not do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpu_worker.engine import border
+
+_TRUE = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+_MAX_PORT = 65535
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag: `parse` reads its value, `repeated` gathers several; a boolean without a value means true."""
+
+    name: str
+    help: str
+    parse: Callable[[str], Any]
+    default: Any = None
+    metavar: str = "VALUE"
+    repeated: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+def boolean(text: str) -> bool:
+    """true, false, 1, 0, on and off, in any case."""
+    try:
+        return _TRUE[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a boolean: use true or false") from None
+
+
+def port(text: str) -> int:
+    number = whole(text)
+    if number > _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{number} is not a port: use 0 (any free one) to {_MAX_PORT}")
+    return number
+
+
+def whole(text: str) -> int:
+    """A decimal number of 0 or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    number = whole(text)
+    if not number:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
+def integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+
+
+def seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+    return number
+
+
+def choice(*values: str) -> Callable[[str], str]:
+    """One of `values`."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(values)}")
+        return text
+
+    return parse
+
+
+def backend_setting(text: str) -> tuple[str, str, str]:
+    """(backend or empty, setting, value) of `[backend,]setting=value`."""
+    head, separator, value = text.partition("=")
+    backend, comma, setting = head.partition(",")
+    if not comma:
+        backend, setting = "", head
+    if not separator or not setting:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form [backend,]setting=value")
+    return backend, setting, value
+
+
+def _on(name: str, words: str) -> Flag:
+    return Flag(name, words, boolean, default=True, metavar="BOOL")
+
+
+def _off(name: str, words: str) -> Flag:
+    return Flag(name, words, boolean, default=False, metavar="BOOL")
+
+
+MODELS = (
+    Flag(
+        "model-repository",
+        "directory of models; may be repeated",
+        str,
+        metavar="DIR",
+        repeated=True,
+        aliases=("model-store",),
+    ),
+    Flag(
+        "model-control-mode",
+        "none: load all at start; explicit: load on request",
+        choice("none", "explicit", "poll"),
+        "none",
+        "MODE",
+    ),
+    Flag(
+        "load-model",
+        "model to load at start in explicit mode, * for all; may be repeated",
+        str,
+        metavar="NAME",
+        repeated=True,
+    ),
+    _on("exit-on-error", "exit when a model cannot be loaded at start"),
+    _on("strict-readiness", "ready only while all models that should be loaded are"),
+    _off("disable-auto-complete-config", "take no missing configuration from the model itself"),
+    _off("strict-model-config", "older name for the same, as a boolean"),
+    Flag("model-load-thread-count", "models loaded at the same time", positive, 4, "N"),
+    Flag(
+        "backend-config", "[backend,]setting=value; may be repeated", backend_setting, metavar="SETTING", repeated=True
+    ),
+    Flag("id", "name that this server gives itself", str, "", "NAME"),
+    Flag("exit-timeout-secs", "longest wait for requests in flight at exit", seconds, 30.0, "S"),
+)
+HTTP = (
+    _on("allow-http", "serve HTTP"),
+    Flag("http-address", "address to listen on", str, "0.0.0.0", "ADDRESS"),  # noqa: S104 - Triton's default
+    Flag("http-port", "port to listen on, 0 for any free one", port, 8000, "PORT"),
+    _off("reuse-http-port", "share the port with other processes"),
+    Flag("http-max-input-size", "largest request body in bytes, also once inflated", positive, 64 * 2**20, "BYTES"),
+    Flag("http-header-timeout-secs", "longest time a request's head may take", seconds, 20.0, "S"),
+    Flag("http-body-timeout-secs", "longest time a body may take, beside a second for each 16 KiB", seconds, 60.0, "S"),
+    Flag("http-idle-timeout-secs", "how long an idle connection is kept", seconds, 620.0, "S"),
+    Flag("http-tls-cert", "PEM file of the certificate; turns on TLS", str, metavar="FILE"),
+    Flag("http-tls-key", "PEM file of its key", str, metavar="FILE"),
+    Flag(
+        "http-tls-client-ca",
+        "PEM file of the authorities that clients' certificates must come from",
+        str,
+        metavar="FILE",
+    ),
+)
+GRPC = (
+    _on("allow-grpc", "serve gRPC"),
+    Flag("grpc-address", "address to listen on", str, "0.0.0.0", "ADDRESS"),  # noqa: S104 - Triton's default
+    Flag("grpc-port", "port to listen on, 0 for any free one", port, 8001, "PORT"),
+    _off("reuse-grpc-port", "share the port with other processes"),
+    Flag(
+        "grpc-infer-response-compression-level",
+        "compress infer answers with gzip unless none",
+        choice("none", "low", "medium", "high"),
+        "none",
+        "LEVEL",
+    ),
+    _off("grpc-use-ssl", "serve TLS"),
+    _off("grpc-use-ssl-mutual", "serve TLS and ask clients for certificates"),
+    Flag("grpc-server-cert", "PEM file of the certificate", str, metavar="FILE"),
+    Flag("grpc-server-key", "PEM file of its key", str, metavar="FILE"),
+    Flag(
+        "grpc-root-cert", "PEM file of the authorities that clients' certificates must come from", str, metavar="FILE"
+    ),
+    Flag("grpc-keepalive-time", "milliseconds without traffic before a ping", integer, metavar="MS"),
+    Flag("grpc-keepalive-timeout", "milliseconds to wait for its answer", integer, metavar="MS"),
+    Flag("grpc-keepalive-permit-without-calls", "ping also while no call runs", boolean, metavar="BOOL"),
+    Flag("grpc-http2-max-pings-without-data", "pings that may be sent without data", integer, metavar="N"),
+    Flag(
+        "grpc-http2-min-recv-ping-interval-without-data",
+        "least milliseconds between a client's pings",
+        integer,
+        metavar="MS",
+    ),
+    Flag("grpc-http2-max-ping-strikes", "bad pings before a connection is closed", integer, metavar="N"),
+    Flag("grpc-max-connection-age", "milliseconds a connection may live", integer, metavar="MS"),
+    Flag("grpc-max-connection-age-grace", "milliseconds for its calls to end after that", integer, metavar="MS"),
+)
+METRICS = (
+    _on("allow-metrics", "serve metrics"),
+    Flag("metrics-address", "address to listen on; that of HTTP unless given", str, metavar="ADDRESS"),
+    Flag("metrics-port", "port to listen on, 0 for any free one", port, 8002, "PORT"),
+    _on("allow-gpu-metrics", "show GPUs"),
+    _on("allow-cpu-metrics", "show CPU and memory"),
+    Flag("metrics-interval-ms", "how old a reading of the machine may be", positive, 2000, "MS"),
+)
+OTHER = (
+    Flag("log-verbose", "0: off; above: debug messages", whole, 0, "LEVEL"),
+    _on("log-info", "log information"),
+    _on("log-warning", "log warnings"),
+    _on("log-error", "log errors"),
+    Flag("ready-file", "write the bound ports there as JSON once ready to serve", str, metavar="FILE"),
+)
+GROUPS = (("models", MODELS), ("HTTP", HTTP), ("gRPC", GRPC), ("metrics", METRICS), ("logs and life", OTHER))
+
+IGNORED = {
+    "backend-directory": "all backends are built in",
+    "buffer-manager-thread-count": "the engine chooses its threads",
+    "cuda-memory-pool-byte-size": "the runtimes pool their memory themselves",
+    "cuda-virtual-address-size": "the runtimes pool their memory themselves",
+    "enable-peer-access": "no model spans GPUs",
+    "grpc-infer-allocation-pool-size": "messages are not pooled",
+    "grpc-infer-thread-count": "one event loop serves all calls",
+    "grpc-max-response-pool-size": "messages are not pooled",
+    "http-thread-count": "one event loop serves all connections",
+    "log-format": "logs are JSON lines, or for reading on a terminal",
+    "min-supported-compute-capability": "ONNX Runtime checks the GPU itself",
+    "pinned-memory-pool-byte-size": "no pinned memory is pooled",
+    "repoagent-directory": "no repository agents are loaded",
+    "repository-poll-secs": "the repository is not polled",
+}
+"""Flags that are accepted and change nothing, with the reason."""
+
+REFUSED = (
+    "allow-client-shm",
+    "allow-sagemaker",
+    "allow-vertex-ai",
+    "cache-config",
+    "cache-directory",
+    "grpc-header-forward-pattern",
+    "grpc-restricted-protocol",
+    "host-policy",
+    "http-header-forward-pattern",
+    "http-restricted-api",
+    "log-file",
+    "metrics-config",
+    "model-config-name",
+    "model-load-gpu-limit",
+    "model-load-retry-count",
+    "model-namespacing",
+    "rate-limit",
+    "rate-limit-resource",
+    "response-cache-byte-size",
+    "sagemaker-port",
+    "sagemaker-safe-port-range",
+    "sagemaker-thread-count",
+    "trace-config",
+    "trace-count",
+    "trace-file",
+    "trace-level",
+    "trace-log-frequency",
+    "trace-rate",
+    "vertex-ai-default-model",
+    "vertex-ai-port",
+    "vertex-ai-thread-count",
+)
+"""Flags that would change the server's behaviour in ways it does not have."""
+
+_OFF = {"rate-limit": "off", "trace-level": "OFF", "model-load-retry-count": "0"}
+"""Values that ask of a refused flag nothing but what is so anyway; booleans have `false`."""
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags' values by name (underscores for dashes), and the names of ignored flags that were given.
+
+    Exits with help or a usage error as argparse does. Raises InferenceError UNSUPPORTED for a refused flag.
+    """
+    found = _parser().parse_args(arguments)
+    for name in REFUSED:
+        for value in getattr(found, _key(name)) or ():
+            if value.lower() not in ("false", "0", _OFF.get(name, "false").lower()):
+                message = f"--{name}={value} is not supported by this server: leave the flag out"
+                raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+    return found, [name for name in IGNORED if getattr(found, _key(name)) is not None]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tms-worker",
+        description="Serves models over the V2 inference protocol. Takes the flags of Triton by their names.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
+    )
+    for title, flags in GROUPS:
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            _add(group, flag)
+    for name in IGNORED:
+        parser.add_argument(f"--{name}", dest=_key(name), help=argparse.SUPPRESS)
+    for name in REFUSED:
+        parser.add_argument(
+            f"--{name}", dest=_key(name), nargs="?", const="true", action="append", help=argparse.SUPPRESS
+        )
+    parser.epilog = (
+        "Accepted without effect: " + ", ".join(IGNORED) + ". Refused, since not supported: " + ", ".join(REFUSED) + "."
+    )
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    names = [f"--{name}" for name in (flag.name, *flag.aliases)]
+    words = flag.help if flag.default in (None, "") else f"{flag.help} ({_shown(flag.default)})"
+    settings: dict[str, Any] = {"dest": _key(flag.name), "type": flag.parse, "default": flag.default, "help": words}
+    settings["metavar"] = flag.metavar
+    if flag.repeated:
+        settings |= {"action": "append", "default": []}
+    elif flag.parse is boolean:
+        settings |= {"nargs": "?", "const": True}
+    group.add_argument(*names, **settings)
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _shown(default: Any) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)

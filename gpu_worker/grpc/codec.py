@@ -1,0 +1,148 @@
+"""Between the messages of package `inference` and the border's values.
+
+Pure. Must never accept data that does not fit its datatype, nor data given in two ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpu_worker.engine import border
+from gpu_worker.wire import datatypes, parameters
+from protos.inference.v2 import predict_pb2
+
+# The one field of InferTensorContents that fits a datatype; FP16 and BF16 have none.
+_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_RESERVED = (parameters.EMPTY_FINAL_RESPONSE,)
+
+
+def decode(message: predict_pb2.ModelInferRequest, reply: border.Reply) -> border.InferRequest:
+    """The request in `message`; raises InferenceError INVALID_ARGUMENT or UNSUPPORTED, naming what is at fault."""
+    given = _parameters(message.parameters, "request")
+    parameters.check(given, reserved=_RESERVED)
+    return border.InferRequest(
+        message.model_name,
+        parameters.check_version(message.model_version),
+        message.id,
+        _inputs(message),
+        [_output(output) for output in message.outputs],
+        given,
+        reply,
+    )
+
+
+def encode(answer: border.InferResponse) -> predict_pb2.ModelInferResponse:
+    """The answer; all its tensors are raw, whatever the request used."""
+    response = predict_pb2.ModelInferResponse(
+        model_name=answer.model_name, model_version=answer.model_version, id=answer.id
+    )
+    for tensor in answer.outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(bytes(tensor.data))
+    for name, value in answer.parameters.items():
+        set_parameter(response.parameters[name], value)
+    return response
+
+
+def set_parameter(parameter: predict_pb2.InferParameter, value: border.Parameter) -> None:
+    """Sets the member of the oneof that fits `value`."""
+    if isinstance(value, bool):
+        parameter.bool_param = value
+    elif isinstance(value, str):
+        parameter.string_param = value
+    elif isinstance(value, float):
+        parameter.double_param = value
+    elif value < 2**63:
+        parameter.int64_param = value
+    else:
+        parameter.uint64_param = value
+
+
+def _inputs(message: predict_pb2.ModelInferRequest) -> list[border.Tensor]:
+    raw = message.raw_input_contents
+    for tensor in message.inputs:
+        if tensor.parameters:
+            parameters.check_unshared("input", tensor.name, tensor.parameters)
+    tensors = _raw(message, raw) if raw else [_typed(message.model_name, tensor) for tensor in message.inputs]
+    parameters.check_unique("input", [tensor.name for tensor in tensors])
+    return tensors
+
+
+def _raw(message: predict_pb2.ModelInferRequest, raw: Iterable[bytes]) -> list[border.Tensor]:
+    if len(message.raw_input_contents) != len(message.inputs):
+        raise datatypes.refused(
+            f"expected one raw_input_contents entry for each of {len(message.inputs)} inputs, got "
+            f"{len(message.raw_input_contents)}, for model '{message.model_name}'"
+        )
+    tensors = []
+    for tensor, data in zip(message.inputs, raw, strict=True):
+        if tensor.HasField("contents"):
+            raise datatypes.refused(
+                "contents field must not be specified when using raw_input_contents "
+                f"for '{tensor.name}' for model '{message.model_name}'"
+            )
+        tensors.append(border.Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
+    return tensors
+
+
+def _typed(model: str, tensor: predict_pb2.ModelInferRequest.InferInputTensor) -> border.Tensor:
+    name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+    count = datatypes.element_count(name, datatype, shape)
+    field = _FIELDS.get(datatype)
+    if field is None:
+        raise datatypes.refused(f"{datatype} data of input '{name}' must be given as raw_input_contents")
+    for found, _value in tensor.contents.ListFields():
+        if found.name != field:
+            raise datatypes.refused(
+                f"unexpected explicit tensor data for input tensor '{name}' for model '{model}': "
+                f"{datatype} takes {field}, got {found.name}"
+            )
+    values = getattr(tensor.contents, field)
+    if len(values) != count:
+        raise datatypes.refused(
+            f"expected {count} elements in {field} of input tensor '{name}' for model '{model}', got {len(values)}"
+        )
+    return border.Tensor(name, datatype, shape, _pack(name, datatype, values))
+
+
+def _pack(name: str, datatype: str, values: Any) -> bytes:
+    if datatype == "BYTES":
+        return datatypes.pack_bytes(values)
+    try:
+        return np.fromiter(values, datatypes.NUMPY[datatype], len(values)).tobytes()
+    except OverflowError as error:
+        raise datatypes.refused(f"a value of input '{name}' is out of the range of {datatype}") from error
+
+
+def _output(output: predict_pb2.ModelInferRequest.InferRequestedOutputTensor) -> border.RequestedOutput:
+    if not output.parameters:
+        return border.RequestedOutput(output.name)
+    parameters.check_unshared("output", output.name, output.parameters)
+    given = _parameters(output.parameters, f"output '{output.name}'")
+    return parameters.requested_output(output.name, given.get("classification"))
+
+
+def _parameters(found: Mapping[str, predict_pb2.InferParameter], where: str) -> dict[str, border.Parameter]:
+    given: dict[str, border.Parameter] = {}
+    for name, parameter in found.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is None:
+            raise datatypes.refused(f"parameter '{name}' of {where} has an invalid type: no value is set")
+        given[name] = getattr(parameter, choice)
+    return given

@@ -1,0 +1,61 @@
+"""grpc.health.v1 over the engine's readiness. Decides nothing: it asks the engine each time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import status
+
+_SERVICES = ("", "inference.GRPCInferenceService")
+_LOOK_S = 1.0
+_Status = health_pb2.HealthCheckResponse
+
+
+class Health:
+    """The health service; `stop` ends its watches."""
+
+    def __init__(self, engine: border.Engine) -> None:
+        self._engine = engine
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """From now on all is told as not serving, and watches end after saying so."""
+        self._stopped.set()
+
+    async def Check(  # noqa: N802 - the wire's name, as below
+        self, request: health_pb2.HealthCheckRequest, context: status.Context
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in _SERVICES:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service '{request.service}'")
+        return self._response(request.service)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: status.Context
+    ) -> None:
+        told = None
+        while True:
+            response = self._response(request.service)
+            if response != told:
+                await context.write(response)
+                told = response
+            if self._stopped.is_set():
+                return
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        # The engine tells nobody when readiness changes, so this looks once a second.
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._stopped.wait()
+        except TimeoutError:
+            return
+
+    def _response(self, service: str) -> health_pb2.HealthCheckResponse:
+        if service not in _SERVICES:
+            return _Status(status=_Status.SERVICE_UNKNOWN)
+        serving = self._engine.ready() and not self._stopped.is_set()
+        return _Status(status=_Status.SERVING if serving else _Status.NOT_SERVING)

@@ -1,0 +1,162 @@
+"""One ModelStreamInfer call: requests in, answers out in the order of the requests.
+
+Decides how many requests of a stream are in flight. A failed request is told as a message and the stream stays open,
+unless the client asked for a real status. Must never hold answers without bound: a client that does not read is not
+read from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+from collections.abc import AsyncIterator, Iterator
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import codec, status
+from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import parameters
+from protos.inference.v2 import predict_pb2
+
+_MAX_IN_FLIGHT = 128
+_FINAL = "triton_final_response"
+_REAL_STATUS = "triton_grpc_error"
+
+
+class Stream:
+    """Runs once."""
+
+    def __init__(
+        self,
+        intake: wire_intake.Intake,
+        requests: AsyncIterator[predict_pb2.ModelInferRequest],
+        context: status.Context,
+    ) -> None:
+        self._intake = intake
+        self._requests = requests
+        self._context = context
+        metadata = dict(context.invocation_metadata() or ())
+        self._real_status = str(metadata.get(_REAL_STATUS, "")).lower() == "true"
+        self._slots: collections.deque[_Slot] = collections.deque()
+        self._room = asyncio.Semaphore(_MAX_IN_FLIGHT)
+        self._wake = asyncio.Event()
+        self._read_all = False
+
+    async def run(self) -> None:
+        """Returns when the client has sent its last request and all are answered."""
+        reader = asyncio.get_running_loop().create_task(self._read())
+        try:
+            await self._write_all()
+            await reader
+        finally:
+            reader.cancel()
+            for slot in self._slots:
+                slot.give_up()
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._requests:
+                await self._room.acquire()
+                slot = _Slot(self._intake, self._wake, message)
+                self._slots.append(slot)
+                slot.submit(message, status.deadline_s(self._context))
+        finally:
+            self._read_all = True
+            self._wake.set()
+
+    async def _write_all(self) -> None:
+        while True:
+            self._wake.clear()
+            for answer in self._take():
+                if answer.error and self._real_status:
+                    await status.abort(self._context, answer.error)
+                await self._context.write(answer.message)
+            if self._read_all and not self._slots:
+                return
+            await self._wake.wait()
+
+    def _take(self) -> Iterator[_Answer]:
+        """Answers that may be sent now, in order; frees the places of requests that are done."""
+        while self._slots:
+            head = self._slots[0]
+            while head.answers:
+                yield head.answers.popleft()
+            if not head.done:
+                return
+            self._slots.popleft()
+            self._room.release()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answer:
+    """What goes over the wire, and the error it tells of, if any."""
+
+    message: predict_pb2.ModelStreamInferResponse
+    error: border.InferenceError | None = None
+
+
+class _Slot:
+    """The place of one request in the order of answers; the request's reply."""
+
+    __slots__ = ("_answered", "_held_bytes", "_id", "_intake", "_keep_empty", "_request", "_wake", "answers", "done")
+
+    def __init__(self, intake: wire_intake.Intake, wake: asyncio.Event, message: predict_pb2.ModelInferRequest) -> None:
+        self.answers: collections.deque[_Answer] = collections.deque()
+        self.done = False
+        self._intake = intake
+        self._wake = wake
+        self._id = message.id
+        self._request: border.InferRequest | None = None
+        self._held_bytes = 0
+        self._answered = False
+        self._keep_empty = False
+
+    def submit(self, message: predict_pb2.ModelInferRequest, deadline_s: float | None) -> None:
+        """Never raises: what is refused becomes the answer."""
+        try:
+            request = codec.decode(message, self)
+            request.deadline_s = deadline_s
+            self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
+            self._hold(sum(len(tensor.data) for tensor in request.inputs))
+            self._intake.submit(request)
+            self._request = request
+        except border.InferenceError as error:
+            self._end(error)
+
+    def give_up(self) -> None:
+        if self._request is not None:
+            self._request.cancelled = True
+
+    def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
+        if final:
+            self._intake.finished()
+            self._end(answer)
+        else:
+            self._add(answer, final=False)
+
+    def _hold(self, size_bytes: int) -> None:
+        if not self._intake.hold(size_bytes):
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
+        self._held_bytes = size_bytes
+
+    def _end(self, answer: border.InferResponse | border.InferenceError) -> None:
+        self._intake.let_go(self._held_bytes)
+        self._held_bytes = 0
+        self.done = True
+        empty = isinstance(answer, border.InferResponse) and not answer.outputs
+        if self._keep_empty or not (empty and self._answered):
+            self._add(answer, final=True)
+        self._wake.set()
+
+    def _add(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
+        self._answered = True
+        message = predict_pb2.ModelStreamInferResponse()
+        error = answer if isinstance(answer, border.InferenceError) else None
+        if isinstance(answer, border.InferenceError):
+            message.error_message = answer.message
+            message.infer_response.id = self._id
+        else:
+            message = predict_pb2.ModelStreamInferResponse(infer_response=codec.encode(answer))
+        message.infer_response.parameters[_FINAL].bool_param = final
+        self.answers.append(_Answer(message, error))
+        self._wake.set()

@@ -1,0 +1,183 @@
+"""Prometheus metrics under the names that Triton's dashboards know, and the port that serves them.
+
+Decides which families exist and how they are printed. Must never block the event loop on a driver, nor fail a scrape
+because a device cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from gpu_worker import machine
+from gpu_worker.engine import border
+from gpu_worker.http import api, messages, routes
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+_PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
+    (
+        "nv_inference_request_success",
+        "counter",
+        "Number of successful inference requests",
+        lambda of: of.success.count,
+    ),
+    (
+        "nv_inference_count",
+        "counter",
+        "Number of inferences performed (does not include cached requests)",
+        lambda of: of.inference_count,
+    ),
+    (
+        "nv_inference_exec_count",
+        "counter",
+        "Number of model executions performed (does not include cached requests)",
+        lambda of: of.execution_count,
+    ),
+    (
+        "nv_inference_request_duration_us",
+        "counter",
+        "Cumulative inference request duration in microseconds",
+        lambda of: of.success.ns // 1000,
+    ),
+    (
+        "nv_inference_queue_duration_us",
+        "counter",
+        "Cumulative inference queuing duration in microseconds",
+        lambda of: of.queue.ns // 1000,
+    ),
+    (
+        "nv_inference_compute_input_duration_us",
+        "counter",
+        "Cumulative compute input duration in microseconds",
+        lambda of: of.compute_input.ns // 1000,
+    ),
+    (
+        "nv_inference_compute_infer_duration_us",
+        "counter",
+        "Cumulative compute inference duration in microseconds",
+        lambda of: of.compute_infer.ns // 1000,
+    ),
+    (
+        "nv_inference_compute_output_duration_us",
+        "counter",
+        "Cumulative inference compute output duration in microseconds",
+        lambda of: of.compute_output.ns // 1000,
+    ),
+    (
+        "nv_inference_pending_request_count",
+        "gauge",
+        "Instantaneous number of pending requests awaiting execution",
+        lambda of: of.pending,
+    ),
+    ("nv_model_load_duration_secs", "gauge", "Model load time in seconds", lambda of: of.load_duration_s),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Switches:
+    """What is shown beside the models, and how old a reading of the machine may be."""
+
+    gpu: bool = True
+    cpu: bool = True
+    interval_s: float = 2.0
+
+
+class Metrics:
+    """The application of the metrics port. `close` ends its thread."""
+
+    def __init__(self, engine: border.Engine, switches: Switches) -> None:
+        self._engine = engine
+        self._switches = switches
+        self._machine = machine.Machine(gpu=switches.gpu, cpu=switches.cpu)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "metrics")
+        self._readings: list[machine.Reading] = []
+        self._read_at_s: float | None = None
+        self._failures: dict[tuple[str, str], Mapping[str, int]] = {}
+
+    def parallel(self, request: messages.Request) -> bool:  # noqa: ARG002 - the application's shape
+        return True
+
+    def handle(self, request: messages.Request) -> None:
+        route = routes.metrics(request.target)
+        if route is None:
+            request.answer(messages.refusal(404, "Not Found"))
+        elif request.method not in route.verbs:
+            request.answer(api.not_allowed(route))
+        elif self._fresh():
+            request.answer(self._response())
+        else:
+            self._read_at_s = time.monotonic()
+            reading = asyncio.get_running_loop().run_in_executor(self._thread, self._machine.read)
+            reading.add_done_callback(lambda done: self._take(request, done))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def text(self) -> str:
+        """The exposition as it is now, with the machine as last read."""
+        found = self._engine.statistics("", "")
+        return "".join([*_models(found), *self._failed(found), *_readings(self._readings)])
+
+    def _fresh(self) -> bool:
+        read_at_s = self._read_at_s
+        return read_at_s is not None and time.monotonic() - read_at_s < self._switches.interval_s
+
+    def _take(self, request: messages.Request, done: asyncio.Future[list[machine.Reading]]) -> None:
+        try:
+            self._readings = done.result()
+        except (Exception, asyncio.CancelledError):
+            log.exception("metrics.machine_unreadable")
+        request.answer(self._response())
+
+    def _response(self) -> messages.Response:
+        return messages.Response(200, (self.text().encode(),), CONTENT_TYPE)
+
+    def _failed(self, found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+        """Failure counters outlive their model, as dashboards expect."""
+        for of in found:
+            self._failures[of.name, of.version] = of.failures
+        yield _head("nv_inference_request_failure", "counter", "Number of failed inference requests")
+        for (name, version), failures in sorted(self._failures.items()):
+            for reason in _REASONS:
+                labels = {"model": name, "version": version, "reason": reason}
+                yield _line("nv_inference_request_failure", labels, failures.get(reason, 0))
+
+
+def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+    versions = list(found)
+    for family, kind, words, value in _PER_MODEL:
+        yield _head(family, kind, words)
+        for of in versions:
+            yield _line(family, {"model": of.name, "version": of.version}, value(of))
+
+
+def _readings(readings: Iterable[machine.Reading]) -> Iterable[str]:
+    families: dict[str, list[machine.Reading]] = {}
+    for reading in readings:
+        families.setdefault(reading.family, []).append(reading)
+    for family, members in families.items():
+        yield _head(family, members[0].kind, members[0].words)
+        for reading in members:
+            yield _line(family, reading.labels, reading.value)
+
+
+def _head(family: str, kind: str, words: str) -> str:
+    return f"# HELP {family} {words}\n# TYPE {family} {kind}\n"
+
+
+def _line(family: str, labels: Mapping[str, str], value: float) -> str:
+    shown = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
+    return f"{family}{{{shown}}} {value}\n" if shown else f"{family} {value}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,178 @@
+"""Settings of one worker: what the flags mean, as frozen values for each part.
+
+Decides which combinations make sense. Must never open a file or a socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import grpc
+
+from gpu_worker import core, flags, metrics
+from gpu_worker.engine import border
+from gpu_worker.grpc import server as grpc_server
+from gpu_worker.http import limits as http_limits
+
+_BACKENDS = ("", "onnxruntime")
+
+# Our flag to gRPC's channel argument.
+_CHANNEL = {
+    "grpc_keepalive_time": "grpc.keepalive_time_ms",
+    "grpc_keepalive_timeout": "grpc.keepalive_timeout_ms",
+    "grpc_keepalive_permit_without_calls": "grpc.keepalive_permit_without_calls",
+    "grpc_http2_max_pings_without_data": "grpc.http2.max_pings_without_data",
+    "grpc_http2_min_recv_ping_interval_without_data": "grpc.http2.min_ping_interval_without_data_ms",
+    "grpc_http2_max_ping_strikes": "grpc.http2.max_ping_strikes",
+    "grpc_max_connection_age": "grpc.max_connection_age_ms",
+    "grpc_max_connection_age_grace": "grpc.max_connection_age_grace_ms",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Http:
+    """The HTTP front; `tls` is certificate, key and authority of clients, where given."""
+
+    address: str
+    port: int
+    reuse_port: bool
+    limits: http_limits.Limits
+    tls: tuple[str, str, str | None] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Metrics:
+    """The metrics port."""
+
+    address: str
+    port: int
+    switches: metrics.Switches
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of a worker's settings; a front that is off is None. `ignored` names flags that were given without effect."""
+
+    core: core.Options
+    http: Http | None
+    grpc: grpc_server.Listen | None
+    metrics: Metrics | None
+    exit_timeout_s: float
+    ready_file: pathlib.Path | None
+    log_level: int
+    ignored: tuple[str, ...]
+
+
+def load(arguments: Sequence[str]) -> Settings:
+    """Exits with help or usage as argparse does; raises InferenceError naming the flag that is not to be had."""
+    given, ignored = flags.parse(arguments)
+    return Settings(
+        core=_core(given),
+        http=_http(given) if given.allow_http else None,
+        grpc=_grpc(given) if given.allow_grpc else None,
+        metrics=_metrics(given) if given.allow_metrics else None,
+        exit_timeout_s=given.exit_timeout_secs,
+        ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
+        log_level=_log_level(given),
+        ignored=tuple(ignored),
+    )
+
+
+def _core(given: argparse.Namespace) -> core.Options:
+    if not given.model_repository:
+        raise _refused("--model-repository is required: name the directory of models")
+    if given.model_control_mode == core.ControlMode.POLL.value:
+        message = "--model-control-mode=poll is not supported by this server: use none or explicit"
+        raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+    if given.load_model and given.model_control_mode != core.ControlMode.EXPLICIT.value:
+        raise _refused("--load-model needs --model-control-mode=explicit")
+    return core.Options(
+        repositories=tuple(map(pathlib.Path, given.model_repository)),
+        control=core.ControlMode(given.model_control_mode),
+        load_at_start=tuple(given.load_model),
+        exit_on_error=given.exit_on_error,
+        strict_readiness=given.strict_readiness,
+        auto_complete=not (given.disable_auto_complete_config or given.strict_model_config),
+        backend_config=_backend_config(given),
+        load_thread_count=given.model_load_thread_count,
+        server_id=given.id,
+    )
+
+
+def _backend_config(given: argparse.Namespace) -> dict[str, str]:
+    found = {}
+    for backend, setting, value in given.backend_config:
+        if backend not in _BACKENDS:
+            message = f"--backend-config={backend},{setting}={value} is not supported: the only backend is onnxruntime"
+            raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+        found[setting] = value
+    return found
+
+
+def _http(given: argparse.Namespace) -> Http:
+    certificate, key, client_ca = given.http_tls_cert, given.http_tls_key, given.http_tls_client_ca
+    if bool(certificate) != bool(key):
+        raise _refused("--http-tls-cert and --http-tls-key need each other")
+    if client_ca and not certificate:
+        raise _refused("--http-tls-client-ca needs --http-tls-cert and --http-tls-key")
+    limits = http_limits.Limits(
+        body_bytes=given.http_max_input_size,
+        head_timeout_s=given.http_header_timeout_secs,
+        body_timeout_s=given.http_body_timeout_secs,
+        idle_timeout_s=given.http_idle_timeout_secs,
+    )
+    tls = (certificate, key, client_ca) if certificate else None
+    return Http(given.http_address, given.http_port, given.reuse_http_port, limits, tls)
+
+
+def _grpc(given: argparse.Namespace) -> grpc_server.Listen:
+    arguments = tuple(
+        (argument, int(getattr(given, flag))) for flag, argument in _CHANNEL.items() if getattr(given, flag) is not None
+    )
+    compressed = given.grpc_infer_response_compression_level != "none"
+    return grpc_server.Listen(
+        given.grpc_address,
+        given.grpc_port,
+        _grpc_tls(given),
+        given.reuse_grpc_port,
+        arguments,
+        grpc.Compression.Gzip if compressed else grpc.Compression.NoCompression,
+    )
+
+
+def _grpc_tls(given: argparse.Namespace) -> grpc_server.Tls | None:
+    files = (given.grpc_server_cert, given.grpc_server_key, given.grpc_root_cert)
+    mutual = given.grpc_use_ssl_mutual
+    if not (given.grpc_use_ssl or mutual):
+        if any(files):
+            raise _refused("--grpc-server-cert, --grpc-server-key and --grpc-root-cert need --grpc-use-ssl=true")
+        return None
+    if not (files[0] and files[1]):
+        raise _refused("--grpc-use-ssl needs --grpc-server-cert and --grpc-server-key")
+    if mutual and not files[2]:
+        raise _refused("--grpc-use-ssl-mutual needs --grpc-root-cert")
+    root = pathlib.Path(files[2]) if files[2] else None
+    return grpc_server.Tls(pathlib.Path(files[0]), pathlib.Path(files[1]), root, mutual)
+
+
+def _metrics(given: argparse.Namespace) -> Metrics:
+    switches = metrics.Switches(given.allow_gpu_metrics, given.allow_cpu_metrics, given.metrics_interval_ms / 1000)
+    return Metrics(given.metrics_address or given.http_address, given.metrics_port, switches)
+
+
+def _log_level(given: argparse.Namespace) -> int:
+    levels = (
+        (given.log_verbose > 0, logging.DEBUG),
+        (given.log_info, logging.INFO),
+        (given.log_warning, logging.WARNING),
+        (given.log_error, logging.ERROR),
+    )
+    return next((level for on, level in levels if on), logging.CRITICAL)
+
+
+def _refused(message: str) -> border.InferenceError:
+    return border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, message)
