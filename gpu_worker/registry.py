@@ -20,6 +20,7 @@ import structlog
 from gpu_worker import loader
 from gpu_worker.engine import border, scheduler
 from gpu_worker.repository import layout, override
+from gpu_worker.runtime import devices, port
 
 _CLOSE_S = 5.0
 _STEP_S = 1.0
@@ -213,18 +214,31 @@ class Registry:
 
     async def _load(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         async with model.lock:
-            try:
-                prepared = await self._in_pool(lambda: self._prepare(model, parameters))
-                if prepared.plan is not None:
-                    await self._replace(model, prepared, prepared.plan)
-            except border.InferenceError as error:
-                if error.kind is border.ErrorKind.INTERNAL:
-                    raise
-                self._failed(model, error.message)
-                raise _load_failed(model.name, error.kind, error.message) from None
-            except Exception as error:
-                self._failed(model, str(error))
-                raise _load_failed(model.name, border.ErrorKind.INVALID_ARGUMENT, str(error)) from error
+            failure = await self._attempt(model, parameters)
+            if failure is None:
+                return
+            # Raised only here: an error that carries the frames of the load would keep its sessions alive.
+            await self._in_pool(devices.reclaim)
+            raise failure
+
+    async def _attempt(
+        self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]
+    ) -> border.InferenceError | None:
+        """Loads the model; what went wrong, if anything did."""
+        try:
+            prepared = await self._in_pool(lambda: self._prepare(model, parameters))
+            if prepared.plan is not None:
+                await self._replace(model, prepared, prepared.plan)
+        except border.InferenceError as error:
+            if error.kind in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
+                return border.InferenceError(error.kind, error.message)
+            return self._failed(model, error.kind, error.message)
+        except port.LoadFailed as error:
+            return self._failed(model, border.ErrorKind.INVALID_ARGUMENT, str(error))
+        except Exception as error:
+            log.exception("model.load_broken", model=model.name)
+            return self._failed(model, border.ErrorKind.INVALID_ARGUMENT, repr(error))
+        return None
 
     def _prepare(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> _Prepared:
         config, files = _parsed(parameters)
@@ -261,10 +275,11 @@ class Registry:
         log.info("model.loaded", model=model.name, versions=numbers)
         self._retire(old, old_files)
 
-    def _failed(self, model: _Model, reason: str) -> None:
+    def _failed(self, model: _Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
         log.warning("model.load_failed", model=model.name, reason=reason)
         if not model.versions:
             model.mark(list(model.states) or [""], State.UNAVAILABLE, reason)
+        return border.InferenceError(kind, f"load failed for model '{model.name}': {reason}")
 
     async def _unload(self, model: _Model, begun: asyncio.Event) -> None:
         try:
@@ -354,10 +369,6 @@ def _remove(directory: layout.ModelDirectory | None) -> None:
 def _unknown(name: str, version: str) -> border.InferenceError:
     which = f" version {version}" if version else ""
     return border.InferenceError(border.ErrorKind.NOT_FOUND, f"Request for unknown model: '{name}'{which} is not found")
-
-
-def _load_failed(name: str, kind: border.ErrorKind, reason: str) -> border.InferenceError:
-    return border.InferenceError(kind, f"load failed for model '{name}': {reason}")
 
 
 def _invalid(message: str) -> border.InferenceError:

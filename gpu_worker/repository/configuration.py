@@ -5,6 +5,7 @@ Pure. What the model itself must tell is `completion`'s, what is not supported `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from google.protobuf import json_format, text_format
@@ -35,7 +36,10 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
     """The configuration that a load call brought along. Raises InferenceError INVALID_ARGUMENT."""
     config = model_config_pb2.ModelConfig()
     try:
-        json_format.Parse(text, config)
+        written = json.loads(text)
+        if not isinstance(written, dict):
+            raise _invalid(f"Invalid config override: an object is wanted, not {type(written).__name__}")
+        json_format.ParseDict(written, config)
     except (json_format.ParseError, ValueError, RecursionError) as error:
         raise _invalid(f"Invalid config override: {error}") from None
     return _named(name, config)

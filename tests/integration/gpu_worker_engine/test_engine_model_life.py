@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+
+from gpu_worker import core
+from gpu_worker.engine import border
+from tests.support import engine_client as client
+from tests.support import onnx_models
+
+CONFIG = {
+    "max_batch_size": 2,
+    "input": [{"name": "INPUT", "data_type": "TYPE_FP32", "dims": ["4"]}],
+    "output": [{"name": "OUTPUT", "data_type": "TYPE_FP32", "dims": [4]}],
+}
+
+
+async def _factor(asking: client.Client, model: str, version: str = "") -> float:
+    return float(client.array(await asking.ask(model, np.ones((1, 4)), version=version))[0, 0])
+
+
+def _sessions() -> int:
+    """ONNX sessions alive in this process."""
+    gc.collect()
+    return sum(type(each).__name__ == "InferenceSession" for each in gc.get_objects())
+
+
+def _states(asking: client.Client, *, ready: bool = False) -> list[tuple[str, str, str, str]]:
+    return [(each.name, each.version, each.state, each.reason) for each in asking.engine.index(ready=ready)]
+
+
+async def test_a_model_goes_through_its_life(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    onnx_models.put(repository, "untouched", onnx_models.scale(3))
+    before = _sessions()
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        engine = asking.engine
+        assert engine.ready()
+        assert _states(asking) == [("m", "", "", ""), ("untouched", "", "", "")]
+        await engine.load("m", {})
+        assert _states(asking) == [("m", "1", "READY", ""), ("untouched", "", "", "")]
+        assert _states(asking, ready=True) == [("m", "1", "READY", "")]
+        assert (engine.model_ready("m", ""), engine.model_ready("m", "1"), engine.model_ready("m", "2")) == (
+            True,
+            True,
+            False,
+        )
+        assert await _factor(asking, "m") == 2
+        assert _sessions() == before + 1
+        threads = threading.active_count()
+        await engine.unload("m", unload_dependents=False)
+        assert not engine.model_ready("m", "")
+        await asking.until(lambda: ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking))
+        assert _sessions() == before
+        assert threading.active_count() <= threads
+        refused = client.refusal(await asking.ask("m", np.ones((1, 4))))
+        assert (refused.kind, refused.message) == (
+            border.ErrorKind.NOT_FOUND,
+            "Request for unknown model: 'm' has no available versions",
+        )
+        with pytest.raises(border.InferenceError, match=r"^Request for unknown model: 'm' is not found$"):
+            engine.model_metadata("m", "")
+        with pytest.raises(border.InferenceError, match=r"^requested model 'm' is not available$"):
+            engine.statistics("m", "")
+        await engine.unload("m", unload_dependents=True)
+        assert ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking)
+        await engine.load("m", {})
+        assert await _factor(asking, "m") == 2
+
+
+async def test_versions_serve_side_by_side(repository: pathlib.Path) -> None:
+    for version in (1, 2, 10):
+        onnx_models.put(
+            repository, "m", onnx_models.scale(version), version=version, config="version_policy { all { } }"
+        )
+    async with client.running(repository) as asking:
+        assert asking.engine.model_metadata("m", "").versions == ("1", "2", "10")
+        assert [await _factor(asking, "m", version) for version in ("", "1", "2", "10")] == [10, 1, 2, 10]
+        missing = client.refusal(await asking.ask("m", np.ones((1, 4)), version="3"))
+        assert missing.message == "Request for unknown model: 'm' version 3 is not found"
+        assert {each.version for each in asking.engine.statistics("", "")} == {"1", "2", "10"}
+
+
+async def test_a_reload_takes_new_files_and_drops_the_old(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        sessions = _sessions()
+        assert await _factor(asking, "m") == 2
+        await asking.engine.load("m", {})
+        assert asking.engine.statistics("m", "")[0].success.count == 1, "nothing changed: nothing is loaded anew"
+        onnx_models.put(repository, "m", onnx_models.scale(5), version=2)
+        await asking.engine.load("m", {})
+        assert await _factor(asking, "m") == 5
+        assert _states(asking) == [("m", "2", "READY", "")]
+        await asking.until(lambda: _sessions() == sessions)
+
+
+async def test_a_failed_reload_keeps_the_old(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("*",)) as asking:
+        onnx_models.put(repository, "m", b"not a model", version=2)
+        with pytest.raises(border.InferenceError) as failed:
+            await asking.engine.load("m", {})
+        assert failed.value.kind is border.ErrorKind.INVALID_ARGUMENT
+        assert failed.value.message.startswith("load failed for model 'm': onnx runtime error: ")
+        assert _states(asking) == [("m", "1", "READY", "")]
+        assert await _factor(asking, "m") == 2
+        assert asking.engine.ready()
+
+
+@pytest.mark.slow
+async def test_requests_in_flight_outlive_an_unload(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.slow(), config="max_batch_size: 1 instance_group { count: 1 }")
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        prepared = [asking.prepare("m", np.ones((1, 4))) for _ in range(2)]
+        asking.engine.submit([request for request, _ in prepared])
+        await asking.engine.unload("m", unload_dependents=False)
+        assert ("m", "1", "UNLOADING", "") in _states(asking)
+        assert not asking.engine.model_ready("m", "")
+        reload = asyncio.ensure_future(asking.engine.load("m", {}))
+        assert [client.array(await answered).shape for _, answered in prepared] == [(1, 4)] * 2
+        await reload
+        assert _states(asking) == [("m", "1", "READY", "")]
+
+
+async def test_loads_of_one_model_follow_each_other(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    before = _sessions()
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        engine = asking.engine
+        calls = [engine.load("m", {}), engine.unload("m", unload_dependents=False), engine.load("m", {})]
+        await asyncio.gather(*calls, engine.load("m", {}))
+        assert engine.model_ready("m", "")
+        assert await _factor(asking, "m") == 2
+        await asking.until(lambda: _sessions() == before + 1)
+
+
+async def test_a_load_goes_on_when_its_caller_leaves(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        call = asyncio.ensure_future(asking.engine.load("m", {}))
+        await asking.until(lambda: bool(_states(asking)[0][2]))
+        call.cancel()
+        await asking.until(lambda: asking.engine.model_ready("m", ""))
+
+
+async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None:
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        for name in ("nope", "../repository", ""):
+            with pytest.raises(border.InferenceError) as failed:
+                await asking.engine.load(name, {})
+            assert failed.value.kind is border.ErrorKind.INTERNAL
+            assert failed.value.message == f"failed to load '{name}', failed to poll from model repository"
+        await asking.engine.unload("nope", unload_dependents=False)
+        assert _states(asking) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "fragment"),
+    [
+        ('name: "other"', border.ErrorKind.INVALID_ARGUMENT, "config name 'other'"),
+        ("sequence_batching { }", border.ErrorKind.UNSUPPORTED, "sequence_batching"),
+        ("instance_group { kind: KIND_GPU gpus: 99 }", border.ErrorKind.INVALID_ARGUMENT, "instance_group"),
+        ('default_model_filename: "../../x"', border.ErrorKind.INVALID_ARGUMENT, "must stay inside"),
+        ('default_model_filename: "other.onnx"', border.ErrorKind.INVALID_ARGUMENT, "has no file 'other.onnx'"),
+        ("optimization { graph { level: 9 } }", border.ErrorKind.INVALID_ARGUMENT, "optimization.graph.level 9"),
+        (
+            'output { name: "OUTPUT" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "none.txt" }',
+            border.ErrorKind.INVALID_ARGUMENT,
+            "label_filename of output 'OUTPUT' cannot be read",
+        ),
+        (
+            'model_warmup { name: "w" inputs { key: "NOPE" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }',
+            border.ErrorKind.INVALID_ARGUMENT,
+            "model_warmup 'w' failed",
+        ),
+    ],
+)
+async def test_what_cannot_be_loaded_says_why(
+    config: str, kind: border.ErrorKind, fragment: str, repository: pathlib.Path
+) -> None:
+    onnx_models.put(repository, "m", onnx_models.identity(), config=config)
+    before = _sessions()
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        with pytest.raises(border.InferenceError) as failed:
+            await asking.engine.load("m", {})
+        assert failed.value.kind is kind
+        assert failed.value.message.startswith("load failed for model 'm': ")
+        assert fragment in failed.value.message
+        ((_, _, state, reason),) = _states(asking)
+        assert state == "UNAVAILABLE"
+        assert fragment in reason
+        assert _states(asking, ready=True) == []
+        assert _sessions() == before
+
+
+async def test_a_name_in_two_repositories_is_not_served(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    second = tmp_path / "second"
+    for root in (repository, second):
+        onnx_models.put(root, "m", onnx_models.identity())
+    engine = core.Core.create(core.Options(repositories=(repository, second), control=client.EXPLICIT))
+    try:
+        await engine.start()
+        with pytest.raises(border.InferenceError, match="model 'm' is not unique"):
+            await engine.load("m", {})
+        (entry,) = engine.index(ready=False)
+        assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True)
+    finally:
+        await engine.close()
+
+
+async def test_an_override_holds_until_the_next_load(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config="max_batch_size: 8")
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        await asking.engine.load("m", {"config": json.dumps(CONFIG)})
+        assert asking.engine.model_config("m", "").max_batch_size == 2
+        with pytest.raises(border.InferenceError, match="Invalid config override"):
+            await asking.engine.load("m", {"config": "{"})
+        assert asking.engine.model_config("m", "").max_batch_size == 2
+        await asking.engine.load("m", {})
+        assert asking.engine.model_config("m", "").max_batch_size == 8
+
+
+async def test_files_may_come_with_the_load(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    files: dict[str, border.Parameter | bytes] = {"file:7/model.onnx": onnx_models.scale(7)}
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        with pytest.raises(border.InferenceError, match="load parameter 'config' must be given"):
+            await asking.engine.load("m", files)
+        await asking.engine.load("m", {**files, "config": json.dumps(CONFIG)})
+        assert await _factor(asking, "m", "7") == 7
+        with pytest.raises(border.InferenceError, match="must stay inside"):
+            await asking.engine.load("m", {"config": "{}", "file:../x": b""})
+        assert await _factor(asking, "m", "7") == 7
+        await asking.engine.unload("m", unload_dependents=False)
+        await asking.until(lambda: not list(scratch.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"nonsense": "1"}, {"config": 1}, {"file:1/model.onnx": "text", "config": "{}"}]
+)
+async def test_unknown_load_parameters_are_refused(
+    parameters: dict[str, border.Parameter | bytes], repository: pathlib.Path
+) -> None:
+    onnx_models.put(repository, "m", onnx_models.identity())
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        with pytest.raises(border.InferenceError, match=f"load parameter '{next(iter(parameters))}'") as failed:
+            await asking.engine.load("m", parameters)
+        assert failed.value.kind is border.ErrorKind.INVALID_ARGUMENT
+
+
+async def test_without_control_nothing_changes_after_start(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.identity())
+    async with client.running(repository) as asking:
+        for call in (asking.engine.load("m", {}), asking.engine.unload("m", unload_dependents=False)):
+            with pytest.raises(border.InferenceError) as refused:
+                await call
+            assert refused.value.kind is border.ErrorKind.UNAVAILABLE
+            assert refused.value.message == "explicit model load / unload is not allowed if polling is enabled"
+        assert asking.engine.model_ready("m", "")
+
+
+async def test_a_failed_start_is_told_or_shown(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "good", onnx_models.identity())
+    onnx_models.put(repository, "bad", b"not a model")
+    strict = core.Core.create(core.Options(repositories=(repository,)))
+    try:
+        with pytest.raises(border.InferenceError, match="failed to load models: bad: load failed for model 'bad'"):
+            await strict.start()
+        assert not strict.ready()
+    finally:
+        await strict.close()
+    async with client.running(repository, exit_on_error=False) as asking:
+        assert asking.engine.live()
+        assert not asking.engine.ready()
+        assert asking.engine.model_ready("good", "")
+    async with client.running(repository, exit_on_error=False, strict_readiness=False) as asking:
+        assert asking.engine.ready()
+
+
+async def test_polling_is_refused(repository: pathlib.Path) -> None:
+    with pytest.raises(border.InferenceError) as refused:
+        core.Core.create(core.Options(repositories=(repository,), control=core.ControlMode.POLL))
+    assert refused.value.kind is border.ErrorKind.UNSUPPORTED
+
+
+@pytest.mark.parametrize("data", ["zero_data: true", "random_data: true"])
+async def test_a_model_is_warm_before_it_is_ready(data: str, repository: pathlib.Path) -> None:
+    warmup = f'model_warmup {{ name: "w" batch_size: 2 count: 3 inputs {{ key: "INPUT" value {{ data_type: TYPE_FP32 dims: 4 {data} }} }} }}'
+    onnx_models.put(repository, "m", onnx_models.identity(), config=warmup)
+    async with client.running(repository) as asking:
+        assert asking.engine.statistics("m", "")[0].execution_count == 0, "warm-up is no use"
+
+
+# The weights must be large beside the noise of the process.
+@pytest.mark.slow
+async def test_memory_is_measured_and_given_back(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.weights(64))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        await asking.engine.load("m", {})
+        (seen,) = asking.engine.statistics("m", "")
+        ((device, taken_bytes),) = seen.memory_bytes.items()
+        assert device == ("CPU", 0)
+        assert 48 << 20 < taken_bytes < 400 << 20
+        assert seen.load_duration_s > 0
+        resident = _resident_bytes()
+        await asking.engine.unload("m", unload_dependents=False)
+        await asking.until(lambda: ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking))
+        assert resident - _resident_bytes() > 32 << 20
+
+
+def _resident_bytes() -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
