@@ -16,8 +16,8 @@ def observe(held: lease.Lease, previous: group.GroupReport | None, report: group
 
     Use of a model counts for every lease that holds it. `previous` is the report before, of the same group.
     """
-    known = {_key(model): model for model in report.models}
-    before = {_key(model): model for model in previous.models} if previous is not None else {}
+    known = {bundle.reported_key(model): model for model in report.models}
+    before = {bundle.reported_key(model): model for model in previous.models} if previous is not None else {}
     held_keys = [model.key for model in bundle.models(held) if model.key in known]
     uses = [_last_use(before.get(key), known[key], previous, report) for key in held_keys]
     return max((use for use in (held.last_activity_at, *uses) if use is not None), default=None)
@@ -26,7 +26,7 @@ def observe(held: lease.Lease, previous: group.GroupReport | None, report: group
 def in_use(held: lease.Lease, report: group.GroupReport) -> bool:
     """Whether a request to one of the lease's models was in flight when the report was made."""
     keys = {model.key for model in bundle.models(held)}
-    return any(model.in_flight > 0 and _key(model) in keys for model in report.models)
+    return any(model.in_flight > 0 and bundle.reported_key(model) in keys for model in report.models)
 
 
 def _last_use(
@@ -48,7 +48,3 @@ def _last_use(
 
 def _restarted(previous: group.GroupReport, report: group.GroupReport) -> bool:
     return (previous.incarnation, previous.server_restarts) != (report.incarnation, report.server_restarts)
-
-
-def _key(model: group.ModelReport) -> bundle.ModelKey:
-    return bundle.ModelKey(model.name, model.source_digest, model.config_digest)

@@ -102,16 +102,15 @@ def verdict(held: lease.Lease, evidence: Evidence, now: dt.datetime) -> Verdict:
 def renew(held: lease.Lease, duration: dt.timedelta | None, now: dt.datetime, *, allow_shorten: bool) -> lease.Lease:
     """Moves the explicit renewal to `duration` (None: the lease's hold) from now.
 
-    Never brings the deadline nearer unless `allow_shorten`, and then not nearer than hold and use allow. A lease that is
-    not ACTIVE yet keeps the renewal for then. FailedPrecondition once the lease is ending.
+    Never brings the deadline nearer unless `allow_shorten`, and then not nearer than hold and use allow; `deadline` keeps
+    it within the greatest lifetime. A lease that is not ACTIVE yet keeps the renewal for then. FailedPrecondition once the lease is ending.
     """
     if not held.state.living:
         raise errors.FailedPrecondition(f"lease {held.id} is {held.state} and cannot be renewed; create a new one")
     until = now + (held.spec.times.hold if duration is None else duration) - held.credit
     if held.renewed_until is not None and not allow_shorten:
         until = max(until, held.renewed_until)
-    limit = lifetime_limit(held)
-    return dataclasses.replace(held, renewed_until=until if limit is None else min(until, limit - held.credit))
+    return dataclasses.replace(held, renewed_until=until)
 
 
 def keep_alive(held: lease.Lease, now: dt.datetime) -> lease.Lease:

@@ -65,7 +65,7 @@ def of(
     if not report.connected:
         return Lost("WorkerLost", f"worker {booked.group_id} is not connected")
     keys = {model.key for model in bundle.models(held)}
-    seen = [model for model in report.models if _key(model) in keys]
+    seen = [model for model in report.models if bundle.reported_key(model) in keys]
     if (failed := _failure(seen)) is not None:
         return failed
     states = {model.state for model in seen}
@@ -93,7 +93,7 @@ def released(
         return False
     wanted = {model.key for other in staying if other.id != ended.id for model in bundle.models(other)}
     leaving = {model.key for model in bundle.models(ended)} - wanted
-    return not any(model.state in HOLDING and _key(model) in leaving for model in report.models)
+    return not any(model.state in HOLDING and bundle.reported_key(model) in leaving for model in report.models)
 
 
 def _failure(seen: Collection[group.ModelReport]) -> Failed | None:
@@ -108,7 +108,3 @@ def _line(model: group.ModelReport) -> str:
     if model.state is group.ModelState.FETCHING and model.total_bytes:
         return f"{model.name} FETCHING {model.fetched_bytes} of {model.total_bytes} bytes"
     return f"{model.name} {model.state}"
-
-
-def _key(model: group.ModelReport) -> bundle.ModelKey:
-    return bundle.ModelKey(model.name, model.source_digest, model.config_digest)

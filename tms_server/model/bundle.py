@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
-from tms_server.model import ids, lease, source
+from tms_server.model import group, ids, lease, source
 
 SHARED_CLASS = "shared"
 CLASSES = {
@@ -52,6 +52,11 @@ def models(owner: lease.Lease) -> tuple[Model, ...]:
 def key(reference: lease.ModelReference, found: source.ModelSource) -> ModelKey:
     """What a sidecar's report calls the model."""
     return ModelKey(reference.name, found.digest, config_digest(reference.config_override))
+
+
+def reported_key(model: group.ModelReport) -> ModelKey:
+    """The key of a model in a sidecar's report."""
+    return ModelKey(model.name, model.source_digest, model.config_digest)
 
 
 def config_digest(override: str) -> str:

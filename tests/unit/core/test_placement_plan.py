@@ -14,6 +14,7 @@ from tms_server.leases import lifecycle
 from tms_server.model import group, ids, lease, source
 from tms_server.placement import booking, check, feasible, index, plan, report, snapshot
 
+ALONE = lease.Sharing(exclusive=True)
 TORCH = source.Framework.PYTORCH
 
 
@@ -133,6 +134,27 @@ def test_company_is_found_whatever_the_order_and_never_by_starting_a_worker() ->
     assert where(planned(b.fleet(fond))) == {}
     friend = b.L("z", (b.M("m", 10),), labels=(("team", "x"),)).pending()
     assert where(planned(b.fleet(fond, friend))) == {"a": "w1", "z": "w1"}
+
+
+def test_company_is_found_along_a_chain() -> None:
+    labels = [(("team", name),) for name in "xyz"]
+    last = b.L("a", (b.M("m", 10),), priority=9, sharing=lease.Sharing(share_with=("team=y",))).pending()
+    middle = b.L(
+        "b", (b.M("n", 10),), priority=5, labels=labels[1], sharing=lease.Sharing(share_with=("team=x",))
+    ).pending()
+    first = b.L("c", (b.M("o", 10),), labels=labels[0]).pending()
+    assert where(planned(b.fleet(last, middle, first))) == {"a": "w1", "b": "w1", "c": "w1"}
+
+
+def test_one_worker_makes_way_for_one_lease() -> None:
+    groups = (b.a_group("w8", class_="pytorch"), b.a_group("w9", class_="pytorch", created=b.at(1)))
+    full = b.fleet(b.L("a").pending(), pools=(b.a_pool(most=2),), groups=groups)
+    (change,) = planned(full).groups
+    assert change.group.id == "w8"
+    assert planned(dataclasses.replace(full, groups=groups[::-1])).groups == (change,)
+    assert planned(dataclasses.replace(full, groups=(change.group, groups[1]))).groups == ()
+    two = dataclasses.replace(full, leases=(*full.leases, b.L("b", (b.M("x", 1),), sharing=ALONE).pending()))
+    assert [each.group.id for each in planned(two).groups] == ["w8", "w9"]
 
 
 def test_an_empty_worker_of_another_class_makes_way_in_a_full_pool() -> None:
