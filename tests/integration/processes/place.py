@@ -17,6 +17,7 @@ from tms_server.ports import backend
 
 BOUND_S = 30
 SLEEP = ("/bin/sh", "-c", "echo started; exec sleep 1000")
+ENDPOINT = resources.Endpoint("127.64.0.1", 8000, 8001, 8002)
 
 
 class Site:
@@ -49,12 +50,14 @@ class Site:
     def directory(self, group_id: str) -> pathlib.Path:
         return self.options.data_dir / "groups" / group_id
 
-    def spec(self, group_id: str = "g-1", **wanted: int) -> backend.LaunchSpec:
+    def spec(
+        self, group_id: str = "g-1", *, endpoint: resources.Endpoint = ENDPOINT, **wanted: int
+    ) -> backend.LaunchSpec:
         return backend.LaunchSpec(
             group_id=ids.GroupId(group_id),
             namespace=ids.DEFAULT_NAMESPACE,
             worker=resources.WorkerSpec(resources=resources.Resources(**wanted)),
-            endpoint=resources.Endpoint("127.64.0.1", 8000, 8001, 8002),
+            endpoint=endpoint,
             token="the token",
         )
 

@@ -81,6 +81,7 @@ class Member:
         """Begins to keep the program running."""
         name = f"{self._program.role} of {self._program.directory.name}"
         self._keeper = asyncio.create_task(self._keep(), name=f"keeper of the {name}")
+        self._keeper.add_done_callback(self._keeper_ended)
 
     async def stop(self, grace: dt.timedelta) -> None:
         """Ends the program and all it left; Unavailable when a part of it cannot be killed. May be called again."""
@@ -125,6 +126,12 @@ class Member:
         process.forget()
         self._process = None
         return ended
+
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        """It ends by being cancelled only; anything else is a defect that must be seen."""
+        if not keeper.cancelled() and (failure := keeper.exception()):
+            log.error("process.keeper_failed", process=self._program.mark, exc_info=failure)
+            self._enter(backend.Phase.BACKING_OFF, f"{self._program.role}: not supervised any more: {failure!r}")
 
     def _spawn(self) -> None:
         """In a thread. What an earlier start left is gone before the next one, noted or not."""
