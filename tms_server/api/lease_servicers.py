@@ -1,0 +1,132 @@
+"""Leases and their names on the wire: each method converts, calls one use case, converts back."""
+
+# ruff: noqa: N802 - the wire names the methods
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from protos.tms.v1 import lease_pb2, lease_pb2_grpc
+from tms_server.api import callers, convert, fields
+from tms_server.model import errors, ids
+from tms_server.services import create, leases, names, watch
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class LeasesServicer(lease_pb2_grpc.LeasesServicer):
+    """Service tms.v1.Leases."""
+
+    def __init__(self, creator: create.Creator, existing: leases.Leases, watcher: watch.Watcher) -> None:
+        self._creator = creator
+        self._leases = existing
+        self._watcher = watcher
+
+    async def Create(self, request: lease_pb2.CreateLeaseRequest, context: Context) -> lease_pb2.Lease:
+        asked = convert.create_lease(request)
+        return convert.lease_message(await self._creator.create(callers.of(context), asked))
+
+    async def Acquire(
+        self, request: lease_pb2.CreateLeaseRequest, context: Context
+    ) -> AsyncIterator[lease_pb2.LeaseUpdate]:
+        asked = convert.create_lease(request)
+        async for update in self._watcher.acquire(callers.of(context), asked):
+            yield convert.update(update)
+
+    async def Get(self, request: lease_pb2.GetLeaseRequest, context: Context) -> lease_pb2.Lease:
+        namespace = fields.namespace(request.namespace)
+        return convert.lease_message(await self._leases.get(callers.of(context), namespace, request.lease))
+
+    async def List(self, request: lease_pb2.ListLeasesRequest, context: Context) -> lease_pb2.ListLeasesResponse:
+        page = await self._leases.list(callers.of(context), convert.list_leases(request))
+        return lease_pb2.ListLeasesResponse(
+            leases=map(convert.lease_message, page.leases), next_page_token=page.next_token, revision=page.revision
+        )
+
+    async def Watch(
+        self, request: lease_pb2.WatchLeasesRequest, context: Context
+    ) -> AsyncIterator[lease_pb2.LeaseUpdate]:
+        namespace = fields.namespace(request.namespace)
+        watched = self._watcher.watch(callers.of(context), namespace, tuple(request.leases), request.after_revision)
+        async for update in watched:
+            yield convert.update(update)
+
+    async def Renew(self, request: lease_pb2.RenewLeaseRequest, context: Context) -> lease_pb2.RenewLeaseResponse:
+        duration = fields.span("duration", request.duration) if request.HasField("duration") else None
+        view = await self._leases.renew(
+            callers.of(context),
+            fields.namespace(request.namespace),
+            request.lease,
+            duration,
+            allow_shorten=request.allow_shorten,
+        )
+        return lease_pb2.RenewLeaseResponse(expires=convert.deadline(view), lease=convert.lease_message(view))
+
+    async def Release(self, request: lease_pb2.ReleaseLeaseRequest, context: Context) -> lease_pb2.Lease:
+        namespace = fields.namespace(request.namespace)
+        view = await self._leases.release(callers.of(context), namespace, request.lease, request.message)
+        return convert.lease_message(view)
+
+    async def KeepAlive(
+        self, request_iterator: AsyncIterator[lease_pb2.KeepAliveRequest], context: Context
+    ) -> AsyncIterator[lease_pb2.KeepAliveResponse]:
+        async for request in request_iterator:
+            yield await self._keep_alive(request, context)
+
+    async def Explain(self, request: lease_pb2.ExplainLeaseRequest, context: Context) -> lease_pb2.ExplainLeaseResponse:
+        namespace = fields.namespace(request.namespace)
+        return convert.explanation(await self._leases.explain(callers.of(context), namespace, request.lease))
+
+    async def ListEvents(self, request: lease_pb2.ListEventsRequest, context: Context) -> lease_pb2.ListEventsResponse:
+        namespace = fields.namespace(request.namespace)
+        found = await self._leases.events(callers.of(context), namespace, request.lease)
+        return lease_pb2.ListEventsResponse(events=map(convert.event, found))
+
+    async def Logs(self, request: lease_pb2.LeaseLogsRequest, context: Context) -> AsyncIterator[lease_pb2.LogLine]:
+        namespace = fields.namespace(request.namespace)
+        lines = self._leases.logs(callers.of(context), namespace, request.lease, request.tail, follow=request.follow)
+        async for line in lines:
+            yield lease_pb2.LogLine(worker=line.group_id, source=line.source, text=line.text)
+
+    async def _keep_alive(self, request: lease_pb2.KeepAliveRequest, context: Context) -> lease_pb2.KeepAliveResponse:
+        """One bad lease must not end the stream for the others."""
+        namespace = fields.namespace(request.namespace)
+        try:
+            view = await self._leases.keep_alive(callers.of(context), namespace, request.lease)
+        except errors.TmsError as error:
+            return lease_pb2.KeepAliveResponse(lease=request.lease, error=str(error))
+        ended = not view.lease.state.living
+        return lease_pb2.KeepAliveResponse(
+            lease=request.lease,
+            state=convert.STATES[view.lease.state],
+            expires=convert.deadline(view),
+            error=f"the lease is {view.lease.state}" if ended else "",
+        )
+
+
+class LeaseNamesServicer(lease_pb2_grpc.LeaseNamesServicer):
+    """Service tms.v1.LeaseNames."""
+
+    def __init__(self, use_cases: names.Names) -> None:
+        self._names = use_cases
+
+    async def Set(self, request: lease_pb2.SetLeaseNameRequest, context: Context) -> lease_pb2.LeaseName:
+        namespace = fields.namespace(request.namespace)
+        lease_id, name = ids.LeaseId(request.lease_id), ids.LeaseName(request.name)
+        return convert.name(await self._names.set(callers.of(context), namespace, name, lease_id))
+
+    async def List(
+        self, request: lease_pb2.ListLeaseNamesRequest, context: Context
+    ) -> lease_pb2.ListLeaseNamesResponse:
+        found = await self._names.list(callers.of(context), fields.namespace(request.namespace))
+        return lease_pb2.ListLeaseNamesResponse(names=map(convert.name, found))
+
+    async def Delete(
+        self, request: lease_pb2.DeleteLeaseNameRequest, context: Context
+    ) -> lease_pb2.DeleteLeaseNameResponse:
+        namespace = fields.namespace(request.namespace)
+        await self._names.delete(callers.of(context), namespace, ids.LeaseName(request.name))
+        return lease_pb2.DeleteLeaseNameResponse()

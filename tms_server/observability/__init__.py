@@ -1,0 +1,1 @@
+"""How the control plane shows itself: logs and metrics. It decides nothing."""

@@ -1,0 +1,199 @@
+"""Makes the backend run what is stored: sizes pools, gives addresses, launches what is missing, retires what is over.
+
+Launching and retiring go on beside the passes, one at a time for each group. It never decides where a lease goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+
+import structlog
+
+from tms_server import clock as clock_module
+from tms_server.fleet import desired, diff, shrink
+from tms_server.model import errors, group, ids, lease, resources
+from tms_server.observability import metrics as metrics_module
+from tms_server.ports import backend as backend_module
+from tms_server.ports import store as store_module
+from tms_server.world import live
+
+log = structlog.get_logger(__name__)
+DRAIN_BOUND = dt.timedelta(minutes=2)
+"""A group whose worker holds only what is over, and does not confirm it for so long, is retired with it."""
+
+Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What is stored of the fleet."""
+
+    shrink: shrink.Stored
+    leases: Mapping[ids.LeaseId, lease.Lease]
+    names: tuple[lease.NameBinding, ...]
+    endpoints: Mapping[str, resources.Endpoint]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the fleet reconciler works with. `spawn` runs a task that its owner cancels at the end."""
+
+    store: store_module.Store
+    backend: backend_module.Backend
+    clock: clock_module.Clock
+    ids: ids.IdSource
+    live: live.Live
+    metrics: metrics_module.Metrics
+    spawn: Spawn
+
+
+class Fleet:
+    """One pass; `done` is called when a launch or a retirement has ended, so that a pass can see it."""
+
+    def __init__(self, parts: Parts, done: Callable[[], None]) -> None:
+        self._parts = parts
+        self._done = done
+        self._busy: dict[ids.GroupId, asyncio.Task[None]] = {}
+
+    async def __call__(self) -> dt.datetime | None:
+        parts = self._parts
+        now = parts.clock.now()
+        next_at = await self._resize(now)
+        await self._publish()
+        stored = await parts.store.read(self._load)
+        parts.metrics.show_fleet(stored.leases.values(), stored.shrink.groups, stored.shrink.assignments)
+        observed = await parts.backend.observe()
+        parts.live.observe(observed)
+        for action in diff.actions(stored.shrink.groups, [each.group_id for each in observed]):
+            self._start(action, stored)
+        return next_at
+
+    async def settled(self) -> None:
+        """Returns once every launch and retirement that goes on now has ended."""
+        await asyncio.gather(*self._busy.values())
+
+    async def _resize(self, now: dt.datetime) -> dt.datetime | None:
+        stored = await self._parts.store.read(self._load)
+        planned = shrink.resize(stored.shrink, now, self._parts.ids)
+        stuck = _stuck(stored, now)
+        if planned.add or planned.mark or planned.remove or stuck:
+            await self._parts.store.write(lambda unit: self._apply(unit, now))
+        return planned.next_at
+
+    def _apply(self, unit: store_module.UnitOfWork, now: dt.datetime) -> None:
+        stored = self._load(unit)
+        planned = shrink.resize(stored.shrink, now, self._parts.ids)
+        for added in planned.add:
+            unit.put_group(added, None)
+        for marked in planned.mark:
+            unit.put_group(marked, marked.generation)
+        for removed in {each.id: each for each in (*planned.remove, *_stuck(stored, now))}.values():
+            unit.delete_group(removed.id)
+            unit.delete_endpoint(desired.group_owner(removed.id))
+
+    async def _publish(self) -> None:
+        """Gives an address to each group, each lease that has a place and each name; once given it stays."""
+        stored = await self._parts.store.read(self._load)
+        missing = [owner for owner in _owners(stored) if owner not in stored.endpoints]
+        taken = set(stored.endpoints.values())
+        found: dict[str, resources.Endpoint] = {}
+        for owner in missing:
+            found[owner] = self._parts.backend.publish(owner, taken)
+            taken.add(found[owner])
+        if found:
+            await self._parts.store.write(lambda unit: _put_endpoints(unit, found))
+            self._done()
+
+    def _load(self, reader: store_module.Reader) -> Stored:
+        pools = reader.pools()
+        return Stored(
+            shrink=shrink.Stored(
+                pools=pools,
+                groups=reader.groups(),
+                assignments=reader.assignments(),
+                capacities={each.spec.worker: self._parts.backend.capacity_bytes(each.spec.worker) for each in pools},
+            ),
+            leases={each.id: each for each in reader.unended_leases()},
+            names=reader.names(),
+            endpoints=reader.endpoints(),
+        )
+
+    def _start(self, action: diff.Action, stored: Stored) -> None:
+        group_id = action.group.id if isinstance(action, diff.Launch) else action.group_id
+        if group_id in self._busy:
+            return
+        if isinstance(action, diff.Retire):
+            work = self._retire(group_id)
+        elif (endpoint := stored.endpoints.get(desired.group_owner(group_id))) is not None:
+            work = self._launch(action.group, endpoint)
+        else:
+            return
+        task = self._parts.spawn(work)
+        self._busy[group_id] = task
+        task.add_done_callback(lambda _: self._ended(group_id))
+
+    def _ended(self, group_id: ids.GroupId) -> None:
+        del self._busy[group_id]
+
+    async def _launch(self, wanted: group.WorkerGroup, endpoint: resources.Endpoint) -> None:
+        spec = backend_module.LaunchSpec(
+            group_id=wanted.id,
+            namespace=wanted.namespace,
+            worker=wanted.spec,
+            endpoint=endpoint,
+            token=wanted.token,
+        )
+        try:
+            await self._parts.backend.launch(spec)
+        except errors.TmsError as error:
+            self._parts.live.trouble(wanted.id, str(error))
+            self._parts.live.changed.notify()
+            log.warning("group.launch_failed", group=wanted.id, error=str(error))
+            return
+        self._parts.live.trouble(wanted.id, None)
+        log.info("group.launched", group=wanted.id, pool=wanted.pool)
+        self._done()
+
+    async def _retire(self, group_id: ids.GroupId) -> None:
+        try:
+            await self._parts.backend.retire(group_id)
+        except errors.TmsError as error:
+            log.warning("group.retire_failed", group=group_id, error=str(error))
+            return
+        log.info("group.retired", group=group_id)
+        self._done()
+
+
+def _owners(stored: Stored) -> Iterator[str]:
+    for each in stored.shrink.groups:
+        yield desired.group_owner(each.id)
+    for assignment in stored.shrink.assignments:
+        if not assignment.draining and assignment.lease_id in stored.leases:
+            yield desired.lease_owner(assignment.lease_id)
+    for name in stored.names:
+        yield desired.name_owner(name.namespace, name.name)
+
+
+def _put_endpoints(unit: store_module.UnitOfWork, found: Mapping[str, resources.Endpoint]) -> None:
+    stored = unit.endpoints()
+    taken = set(stored.values())
+    for owner, endpoint in found.items():
+        if owner not in stored and endpoint not in taken:
+            unit.put_endpoint(owner, endpoint)
+
+
+def _stuck(stored: Stored, now: dt.datetime) -> tuple[group.WorkerGroup, ...]:
+    """Groups with nothing but draining assignments whose leases ended long ago: their workers do not confirm."""
+    return tuple(each for each in stored.shrink.groups if _is_stuck(each, stored, now))
+
+
+def _is_stuck(each: group.WorkerGroup, stored: Stored, now: dt.datetime) -> bool:
+    booked = [assignment for assignment in stored.shrink.assignments if assignment.group_id == each.id]
+    if not booked or not all(assignment.draining for assignment in booked):
+        return False
+    held = (stored.leases.get(assignment.lease_id) for assignment in booked)
+    ends = [owner.end.at for owner in held if owner is not None and owner.end is not None]
+    return not ends or now - max(ends) >= DRAIN_BOUND

@@ -1,0 +1,169 @@
+"""The sidecars' side: who may connect, what each is told, what each says.
+
+One living session for each group; a second one replaces the first. What is told is always whole and computed from the
+store, so a push that comes twice or late does no harm. What is said is only kept here; a reconciler works out its meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+import hmac
+from collections.abc import AsyncIterator, Mapping
+
+import structlog
+
+from tms_server.fleet import desired
+from tms_server.model import errors, group, ids
+from tms_server.ports import resolver as resolver_module
+from tms_server.ports import store
+from tms_server.services import parts
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredState:
+    """What a sidecar is told. `access` holds what it needs to read a source, by URI."""
+
+    epoch: int
+    wanted: desired.Wanted
+    access: Mapping[str, resolver_module.S3Access]
+    report_interval: dt.timedelta
+
+
+class Session:
+    """One connected sidecar. Holds the latest desired state only, never a queue of them."""
+
+    def __init__(self, group_id: ids.GroupId) -> None:
+        self.group_id = group_id
+        self.incarnation = ""
+        self._next: DesiredState | None = None
+        self._told: DesiredState | None = None
+        self._failure: errors.TmsError | None = None
+        self._stirred = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is taken from it and nothing told any more."""
+        return self._failure is not None
+
+    def offer(self, state: DesiredState) -> None:
+        """Tells it, unless it knows already."""
+        if state != self._told:
+            self._next = self._told = state
+            self._stirred.set()
+
+    def close(self, failure: errors.TmsError) -> None:
+        """Ends the session with that error; the first counts."""
+        self._failure = self._failure or failure
+        self._stirred.set()
+
+    async def desired(self) -> AsyncIterator[DesiredState]:
+        """What to tell, as it changes; raises what the session was closed with."""
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            if self._failure is not None:
+                raise self._failure
+            if self._next is not None:
+                told, self._next = self._next, None
+                yield told
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What is stored that sidecars are told from."""
+
+    epoch: int
+    groups: Mapping[ids.GroupId, group.WorkerGroup]
+    wanted: Mapping[ids.GroupId, desired.Wanted]
+
+
+class Agents:
+    """The hub of all sidecars of this server."""
+
+    def __init__(self, parts_: parts.Parts, report_interval: dt.timedelta) -> None:
+        self._parts = parts_
+        self._report_interval = report_interval
+        self._sessions: dict[ids.GroupId, Session] = {}
+        self._epoch = 0
+
+    async def connect(self, worker_id: str, token: str) -> Session:
+        """Opens the session of a group; NotFound when the group is not wanted, Unauthenticated for another token."""
+        group_id = ids.GroupId(worker_id)
+        known = await self._parts.store.read(lambda reader: reader.get_group(group_id))
+        if known is None:
+            raise errors.NotFound(f"worker {worker_id!r} is not wanted")
+        if not hmac.compare_digest(known.token.encode(), token.encode()):
+            raise errors.Unauthenticated(f"this is not the token of worker {worker_id!r}")
+        session = Session(group_id)
+        before = self._sessions.get(group_id)
+        self._sessions[group_id] = session
+        if before is not None:
+            before.close(errors.Unavailable("another connection of this worker took over"))
+        self._parts.metrics.sidecars.set(len(self._sessions))
+        log.info("sidecar.connected", group=group_id)
+        await self.push()
+        return session
+
+    def disconnect(self, session: Session) -> None:
+        """The stream is over; the group counts as gone unless another session has taken over."""
+        session.close(errors.Unavailable("the stream has ended"))
+        if self._sessions.get(session.group_id) is session:
+            del self._sessions[session.group_id]
+            self._parts.live.lose(session.group_id, self._parts.clock.now())
+            self._parts.metrics.sidecars.set(len(self._sessions))
+            log.info("sidecar.disconnected", group=session.group_id)
+
+    def now(self) -> dt.datetime:
+        """The control plane's clock, for what is received."""
+        return self._parts.clock.now()
+
+    def report(self, session: Session, report: group.GroupReport) -> None:
+        """Keeps what a sidecar says. What it holds of another epoch is of no generation known here."""
+        if session.closed:
+            return
+        if report.epoch != self._epoch:
+            report = dataclasses.replace(report, generation=0)
+        self._parts.live.hear(report)
+
+    async def push(self) -> None:
+        """One pass: tells every connected sidecar what its group should hold now."""
+        sessions = dict(self._sessions)
+        if not sessions:
+            return
+        told = await self._parts.store.read(lambda reader: _told(reader, sessions))
+        self._epoch = told.epoch
+        for group_id, session in sessions.items():
+            if group_id in told.groups:
+                session.offer(self._state(told.epoch, told.wanted[group_id]))
+            else:
+                session.close(errors.NotFound(f"worker {group_id!r} is not wanted any more"))
+
+    def close(self) -> None:
+        """Ends all sessions because the server stops."""
+        for session in list(self._sessions.values()):
+            session.close(errors.Unavailable("the server is stopping"))
+
+    def _state(self, epoch: int, wanted: desired.Wanted) -> DesiredState:
+        found = {model.source.uri: self._parts.resolver.access(model.source.uri) for model in wanted.models}
+        return DesiredState(
+            epoch=epoch,
+            wanted=wanted,
+            access={uri: access for uri, access in found.items() if access is not None},
+            report_interval=self._report_interval,
+        )
+
+
+def _told(reader: store.Reader, sessions: Mapping[ids.GroupId, Session]) -> _Told:
+    groups = {each.id: each for each in reader.groups() if each.id in sessions}
+    assignments = reader.assignments()
+    leases = {each.id: each for each in reader.unended_leases()}
+    names, endpoints = reader.names(), reader.endpoints()
+    return _Told(
+        epoch=reader.installation().epoch,
+        groups=groups,
+        wanted={key: desired.wanted(each, assignments, leases, names, endpoints) for key, each in groups.items()},
+    )

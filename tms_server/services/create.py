@@ -1,0 +1,152 @@
+"""Creates leases: checks, looks models up, stores once.
+
+The same request id with the same body answers the same lease, whatever happens in between. Models are looked up before
+the transaction, for a bounded time; placement comes later, elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+
+from tms_server.leases import lifecycle, validate
+from tms_server.model import caller as caller_module
+from tms_server.model import errors, ids, lease, source
+from tms_server.placement import explain as explaining
+from tms_server.ports import store
+from tms_server.services import finding, names, parts, views
+from tms_server.world import fleet_view, resolving
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CreateLease:
+    """What a caller asks for. `request_id` and `name` may be empty."""
+
+    namespace: ids.Namespace
+    spec: lease.LeaseSpec
+    request_id: str = ""
+    name: str = ""
+    dry_run: bool = False
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that was asked for: two requests with the same digest are one."""
+        plain = dataclasses.replace(self.spec, labels=dict(sorted(self.spec.labels.items())))
+        body = [self.namespace, type(plain.placement).__name__, dataclasses.asdict(plain), self.name]
+        return hashlib.sha256(json.dumps(body, default=str, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Creator:
+    """The use case of creating."""
+
+    parts: parts.Parts
+
+    async def create(self, caller: caller_module.Caller, asked: CreateLease) -> views.LeaseView:
+        """Stores a lease and answers it PENDING; for a dry run, answers what placement would say and stores nothing."""
+        self._validate(asked)
+        request_id = asked.request_id or self.parts.ids.request()
+        if asked.request_id and not asked.dry_run:
+            earlier = await self.parts.store.read(lambda reader: _earlier(reader, caller, asked, request_id))
+            if earlier is not None:
+                return await self._view(earlier)
+        await self.parts.store.read(lambda reader: self._check(reader, asked))
+        sources, silence = await self._resolve(asked)
+        identity = lifecycle.Identity(
+            id=self.parts.ids.lease(), namespace=asked.namespace, request_id=request_id, actor=caller.name
+        )
+        new = _new(identity, asked, sources, silence, self.parts.clock.now())
+        if asked.dry_run:
+            return await self._dry_run(new)
+        stored, fresh = await self.parts.store.write(lambda unit: self._store(unit, caller, asked, new))
+        if fresh:
+            self.parts.metrics.created.inc()
+        return await self._view(stored)
+
+    def _validate(self, asked: CreateLease) -> None:
+        validate.name("namespace", asked.namespace)
+        if asked.request_id:
+            validate.request_id("request_id", asked.request_id)
+        if asked.name:
+            validate.name("name", asked.name)
+        validate.lease_spec(asked.spec)
+        if isinstance(asked.spec.placement, lease.Dedicated):
+            parts.refuse_worker(self.parts.backend, "dedicated.worker", asked.spec.placement.worker)
+
+    def _check(self, reader: store.Reader, asked: CreateLease) -> None:
+        """What must exist and be free."""
+        if isinstance(asked.spec.placement, lease.InPool):
+            finding.a_pool(reader, asked.namespace, asked.spec.placement.pool)
+        if asked.spec.parent_id is not None:
+            parent = reader.get_lease(asked.spec.parent_id)
+            if parent is None or parent.namespace != asked.namespace:
+                raise errors.NotFound(f"parent_id: no lease {asked.spec.parent_id!r} in namespace {asked.namespace}")
+            if not parent.state.living:
+                raise errors.FailedPrecondition(f"parent_id: lease {parent.id} is {parent.state}; name a living lease")
+        if asked.name:
+            names.check_free(reader, asked.namespace, ids.LeaseName(asked.name))
+
+    async def _resolve(self, asked: CreateLease) -> tuple[tuple[source.ModelSource, ...], str]:
+        bound_s = self.parts.resolve_bound.total_seconds()
+        try:
+            return await resolving.resolve(self.parts.resolver, asked.spec.models, bound_s), ""
+        except errors.Retryable as silence:
+            return (), str(silence)
+
+    def _store(
+        self, unit: store.UnitOfWork, caller: caller_module.Caller, asked: CreateLease, new: lease.Lease
+    ) -> tuple[lease.Lease, bool]:
+        earlier = _earlier(unit, caller, asked, new.request_id)
+        if earlier is not None:
+            return earlier, False
+        self._check(unit, asked)
+        event = store.NewEvent(
+            type="Created", message=f"asked for by {caller.name}", actor=caller.name, at=new.created_at
+        )
+        stored = unit.add_lease(new, asked.digest, event)
+        if asked.name:
+            names.bind(unit, stored, ids.LeaseName(asked.name), new.created_at)
+        return stored, True
+
+    async def _dry_run(self, new: lease.Lease) -> views.LeaseView:
+        fleet = await self.parts.store.read(
+            lambda reader: fleet_view.fleet(reader, self.parts.backend.capacity_bytes, new)
+        )
+        said = explaining.explain(fleet, new)
+        condition = lease.Condition(
+            type="Placed", status=said.fits, reason=said.outcome, message=said.summary, changed_at=new.created_at
+        )
+        shown = dataclasses.replace(new.with_condition(condition), id=ids.LeaseId(""))
+        return views.view(shown, views.BARE, self.parts.live, new.created_at)
+
+    async def _view(self, stored: lease.Lease) -> views.LeaseView:
+        around = await self.parts.store.read(lambda reader: views.context(reader, [stored]))
+        return views.view(stored, around, self.parts.live, self.parts.clock.now())
+
+
+def _new(
+    identity: lifecycle.Identity,
+    asked: CreateLease,
+    sources: tuple[source.ModelSource, ...],
+    silence: str,
+    now: dt.datetime,
+) -> lease.Lease:
+    new = lifecycle.request(identity, asked.spec, now)
+    if sources:
+        new = lifecycle.resolve(new, sources, now)
+    return lifecycle.unresolved(new, "RepositorySilent", silence, now) if silence else new
+
+
+def _earlier(
+    reader: store.Reader, caller: caller_module.Caller, asked: CreateLease, request_id: str
+) -> lease.Lease | None:
+    """The lease that the same request made before; AlreadyExists when the request was another one."""
+    found = reader.find_request(asked.namespace, caller.name, request_id)
+    if found is None:
+        return None
+    lease_id, digest = found
+    if digest != asked.digest:
+        raise errors.AlreadyExists(f"request_id: {request_id!r} was used for another request; choose a new one")
+    return reader.get_lease(lease_id)

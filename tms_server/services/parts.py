@@ -1,0 +1,41 @@
+"""What use cases work with; made once, by app.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from tms_server import clock as clock_module
+from tms_server.model import errors, ids, resources
+from tms_server.observability import metrics as metrics_module
+from tms_server.ports import backend as backend_module
+from tms_server.ports import resolver as resolver_module
+from tms_server.ports import store as store_module
+from tms_server.world import live as live_module
+from tms_server.world import signal
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Ports and shared state. `changed` tells that the store or a worker's word changed; `wake` wakes the reconcilers."""
+
+    store: store_module.Store
+    backend: backend_module.Backend
+    resolver: resolver_module.Resolver
+    clock: clock_module.Clock
+    ids: ids.IdSource
+    live: live_module.Live
+    metrics: metrics_module.Metrics
+    changed: signal.Signal
+    resolve_bound: dt.timedelta = dt.timedelta(seconds=3)
+
+
+def refuse_worker(backend: backend_module.Backend, path: str, worker: resources.WorkerSpec) -> None:
+    """Raises what the backend says against a worker: Unimplemented for containers, else InvalidField at the field."""
+    reason = backend.refuse(worker)
+    if reason is None:
+        return
+    field, _, remedy = reason.partition(": ")
+    if field == "image":
+        raise errors.Unimplemented(f"{path}.{field}: {remedy}")
+    raise errors.InvalidField(f"{path}.{field}", remedy)

@@ -1,0 +1,130 @@
+"""Pools: create, get, list, delete. Deleting marks; the pool is gone when its last worker is."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+
+from tms_server.leases import validate
+from tms_server.model import caller as caller_module
+from tms_server.model import errors, ids, lease, pool
+from tms_server.ports import store
+from tms_server.services import finding, parts
+from tms_server.world import endings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """A pool with what lives in it."""
+
+    pool: pool.Pool
+    workers: int
+    leases: int
+    booked_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """The use cases of pools."""
+
+    parts: parts.Parts
+
+    async def create(
+        self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, spec: pool.PoolSpec
+    ) -> PoolView:
+        """Stores a pool; the same definition again answers the pool."""
+        del caller  # every caller may, while there are no rights
+        validate.name("namespace", namespace)
+        validate.name("name", name)
+        validate.pool_spec(spec)
+        parts.refuse_worker(self.parts.backend, "spec.worker", spec.worker)
+        now = self.parts.clock.now()
+        made = await self.parts.store.write(lambda unit: _create(unit, namespace, name, spec, now))
+        self.parts.changed.notify()
+        return made
+
+    async def get(self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName) -> PoolView:
+        """A pool by name."""
+        del caller
+        return await self.parts.store.read(lambda reader: _views(reader, [finding.a_pool(reader, namespace, name)])[0])
+
+    async def list(self, caller: caller_module.Caller, namespace: ids.Namespace) -> tuple[PoolView, ...]:
+        """All pools of a namespace."""
+        del caller
+        validate.name("namespace", namespace)
+        return await self.parts.store.read(
+            lambda reader: _views(reader, [each for each in reader.pools(namespace) if each.deleted_at is None])
+        )
+
+    async def delete(
+        self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, *, revoke_leases: bool
+    ) -> None:
+        """Marks a pool as deleted; its leases are revoked if asked, else FailedPrecondition while there are any."""
+        now = self.parts.clock.now()
+
+        def work(unit: store.UnitOfWork) -> None:
+            found = finding.a_pool(unit, namespace, name)
+            living = [each for each in _leases(unit, found) if each.state.living]
+            if living and not revoke_leases:
+                raise errors.FailedPrecondition(
+                    f"{len(living)} lease(s) live in pool {name}, {living[0].id} among them: end them, or revoke them"
+                )
+            endings.end_all(unit, [(each, _revoked(caller, name, now)) for each in living])
+            unit.put_pool(dataclasses.replace(found, deleted_at=now))
+
+        await self.parts.store.write(work)
+        self.parts.changed.notify()
+
+
+def _create(
+    unit: store.UnitOfWork, namespace: ids.Namespace, name: ids.PoolName, spec: pool.PoolSpec, now: dt.datetime
+) -> PoolView:
+    stored = unit.get_pool(namespace, name)
+    if stored is None:
+        stored = pool.Pool(namespace=namespace, name=name, spec=spec, created_at=now)
+        unit.put_pool(stored)
+    elif stored.deleted_at is not None:
+        raise errors.FailedPrecondition(f"pool {name} is being deleted; create it again once its workers are gone")
+    elif stored.spec != spec:
+        raise errors.AlreadyExists(f"name: pool {name!r} exists with another definition; choose a new name")
+    return _views(unit, [stored])[0]
+
+
+def _views(reader: store.Reader, shown: list[pool.Pool]) -> tuple[PoolView, ...]:
+    groups = {each.id: (each.namespace, each.pool) for each in reader.groups()}
+    workers = collections.Counter(groups.values())
+    booked = collections.Counter[tuple[ids.Namespace, ids.PoolName | None]]()
+    for assignment in reader.assignments():
+        if assignment.group_id in groups:
+            booked[groups[assignment.group_id]] += assignment.booked_bytes
+    unended = reader.unended_leases()
+    leases = collections.Counter((each.namespace, _pool_of(each)) for each in unended)
+    return tuple(
+        PoolView(
+            pool=each,
+            workers=workers[each.namespace, each.name],
+            leases=leases[each.namespace, each.name],
+            booked_bytes=booked[each.namespace, each.name],
+        )
+        for each in shown
+    )
+
+
+def _leases(reader: store.Reader, of: pool.Pool) -> list[lease.Lease]:
+    return [each for each in reader.unended_leases() if (each.namespace, _pool_of(each)) == (of.namespace, of.name)]
+
+
+def _pool_of(each: lease.Lease) -> ids.PoolName | None:
+    placement = each.spec.placement
+    return placement.pool if isinstance(placement, lease.InPool) else None
+
+
+def _revoked(caller: caller_module.Caller, name: ids.PoolName, now: dt.datetime) -> lease.LeaseEnd:
+    return lease.LeaseEnd(
+        state=lease.LeaseState.REVOKED,
+        reason="PoolDeleted",
+        message=f"pool {name} was deleted by {caller.name}",
+        actor=caller.name,
+        at=now,
+    )
