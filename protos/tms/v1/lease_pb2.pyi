@@ -356,8 +356,8 @@ class LeaseEnd(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Stable CamelCase word: Released, Idle, MaxLifetime, PendingTimeout, CannotFit, ModelFailed, ParentEnded,
-    PoolDeleted, Revoked.
+    """Stable CamelCase word: Released, Idle, NotRenewed, MaxLifetime, PendingTimeout, CannotFit, ModelFailed,
+    ParentEnded, PoolDeleted, Revoked.
     """
     message: _builtins.str
     actor: _builtins.str
