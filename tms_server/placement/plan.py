@@ -100,9 +100,18 @@ class _Pass:
         return self._wait(candidate, home, f"the pool has all of its {home.spec.max_workers} worker(s)")
 
     def _best(self, candidate: booking.Candidate, members: list[ids.GroupId]) -> booking.Book | None:
-        roomy = (book for group_id in members if (book := self._books[group_id]).room_for(candidate))
-        fitting = (book for book in roomy if feasible.refusal(candidate, book, self._index.aliases) is None)
-        return min(fitting, key=lambda book: score.rank(candidate, book), default=None)
+        best, best_rank = None, None
+        for group_id in members:
+            book = self._books[group_id]
+            if not book.room_for(candidate):
+                continue
+            # The rules cost more than the rank: only a worker that would win is asked.
+            rank = score.rank(candidate, book)
+            if best_rank is not None and rank >= best_rank:
+                continue
+            if feasible.refusal(candidate, book, self._index.aliases) is None:
+                best, best_rank = book, rank
+        return best
 
     def _place(self, candidate: booking.Candidate, book: booking.Book) -> report.Placed:
         changed = self._change(book, candidate)
