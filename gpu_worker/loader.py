@@ -20,6 +20,8 @@ from gpu_worker.repository import completion, configuration, layout, support, tu
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
+_MAX_WARMUP_RUNS = 10_000
+
 log = structlog.get_logger(__name__)
 
 
@@ -57,7 +59,10 @@ class _Opened:
 
 
 class Loader:
-    """Loads models through one framework."""
+    """Loads models through one framework.
+
+    The memory of a load is what the process, or the GPU, has more of afterwards: loads side by side blur each other's.
+    """
 
     def __init__(self, runtime: port.Runtime, defaults: completion.Defaults) -> None:
         self._runtime = runtime
@@ -201,6 +206,8 @@ def _labels(plan: Plan) -> dict[str, tuple[str, ...]]:
 def _warm_up(config: model_config_pb2.ModelConfig, programs: Sequence[port.Program]) -> None:
     outputs = [output.name for output in config.output]
     for warmup in config.model_warmup:
+        if warmup.count > _MAX_WARMUP_RUNS:
+            raise port.LoadFailed(f"model_warmup '{warmup.name}' count must be at most {_MAX_WARMUP_RUNS}")
         feeds = {
             name: _sample(each, warmup.batch_size if config.max_batch_size else 0)
             for name, each in warmup.inputs.items()

@@ -24,6 +24,7 @@ from gpu_worker.runtime import devices, port
 
 _CLOSE_S = 5.0
 _STEP_S = 1.0
+_REMEMBERED = 4096
 _FILE = "file:"
 
 _T = TypeVar("_T")
@@ -62,11 +63,16 @@ class _Prepared:
 
 
 class _Model:
-    """One model ever touched. `versions` serve, ascending; `states` tell about those and the ones that do not."""
+    """One model ever touched.
+
+    `versions` serve, ascending; `states` tell about those and the ones that do not. `calls` are the loads and unloads
+    that wait or run.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = asyncio.Lock()
+        self.calls = 0
         self.versions: dict[str, loader.Version] = {}
         self.highest: loader.Version | None = None
         self.states: dict[str, tuple[State, str]] = {}
@@ -157,7 +163,9 @@ class Registry:
             raise scheduler.stopping()
         if not any(key.startswith(_FILE) for key in parameters):
             await self._require(name)
+        self._bound()
         model = self._models.setdefault(name, _Model(name))
+        model.calls += 1
         await asyncio.shield(self._spawn(self._load(model, parameters)))
 
     async def unload(self, name: str) -> None:
@@ -166,6 +174,7 @@ class Registry:
         if model is None:
             return
         begun = asyncio.Event()
+        model.calls += 1
         self._spawn(self._unload(model, begun))
         await begun.wait()
 
@@ -204,6 +213,13 @@ class Registry:
         serving = [version for model in self._models.values() for version in model.versions.values()]
         return [*serving, *self._retiring]
 
+    def _bound(self) -> None:
+        """Forgets models that serve nothing once there are very many: names come and go for months."""
+        if len(self._models) >= _REMEMBERED:
+            idle = [name for name, model in self._models.items() if not model.versions and not model.calls]
+            for name in idle:
+                del self._models[name]
+
     async def _require(self, name: str) -> None:
         """Refuses a name that no repository holds before a trace of it is kept."""
         try:
@@ -213,13 +229,15 @@ class Registry:
                 raise
 
     async def _load(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> None:
-        async with model.lock:
-            failure = await self._attempt(model, parameters)
-            if failure is None:
-                return
-            # Raised only here: an error that carries the frames of the load would keep its sessions alive.
-            await self._in_pool(devices.reclaim)
-            raise failure
+        try:
+            async with model.lock:
+                failure = await self._attempt(model, parameters)
+                if failure is not None:
+                    # Raised only here: an error that carries the frames of the load would keep its sessions alive.
+                    await self._in_pool(devices.reclaim)
+                    raise failure
+        finally:
+            model.calls -= 1
 
     async def _attempt(
         self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]
@@ -296,6 +314,7 @@ class Registry:
                 model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
                 log.info("model.unloaded", model=model.name)
         finally:
+            model.calls -= 1
             begun.set()
 
     def _retire(self, versions: dict[str, loader.Version], files: layout.ModelDirectory | None) -> None:

@@ -22,6 +22,9 @@ from gpu_worker.runtime import port
 
 log = structlog.get_logger(__name__)
 
+# Configurations may ask for longer than a lock can wait; whoever wakes early looks again.
+_LONGEST_WAIT_S = 3600.0
+
 _Pairs = list[tuple[work.Work, delivery.Answer]]
 
 
@@ -110,19 +113,16 @@ class Scheduler:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _enqueue(self, works: list[work.Work], now_ns: int) -> list[delivery.Answered]:
-        dead: _Pairs = []
         over: list[work.Work] = []
         with self._condition:
             if self._closing:
                 return [(each.request.reply, stopping()) for each in works]
             limit = self.spec.queue.max_size
-            if limit and len(self._queue) + len(works) > limit:
-                dead = self._purge(now_ns)
+            if limit:
                 room = max(0, limit - len(self._queue))
                 works, over = works[:room], works[room:]
             self._queue.extend(works)
             self._wake(now_ns, urgent=any(each.deadline_ns is not None for each in works))
-        self._bury(dead)
         self._fail(statistics.REJECTED, over)
         return [(each.request.reply, _full(each)) for each in over]
 
@@ -176,7 +176,7 @@ class Scheduler:
         self._idle += 1
         self._timed += bool(moments)
         try:
-            self._condition.wait((min(moments) - now_ns) / 1e9 if moments else None)
+            self._condition.wait(min((min(moments) - now_ns) / 1e9, _LONGEST_WAIT_S) if moments else None)
         finally:
             self._idle -= 1
             self._timed -= bool(moments)

@@ -18,6 +18,7 @@ PLATFORM = "onnxruntime_onnx"
 DEFAULT_FILENAME = "model.onnx"
 CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
+_MAX_INSTANCES = 256
 
 _Group = model_config_pb2.ModelInstanceGroup
 
@@ -93,8 +94,8 @@ def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int
     group.name = group.name or name
     if group.kind == _Group.KIND_AUTO:
         group.kind = _Group.KIND_GPU if gpus else _Group.KIND_CPU
-    if group.count < 0:
-        raise _invalid(f"instance_group.count of '{group.name}' must not be negative")
+    if not 0 <= group.count <= _MAX_INSTANCES:
+        raise _invalid(f"instance_group.count of '{group.name}' must lie between 0 and {_MAX_INSTANCES}")
     if group.kind == _Group.KIND_GPU:
         _fill_gpus(group, gpus)
     elif group.gpus:

@@ -101,7 +101,13 @@ def inside(base: pathlib.Path, relative: str) -> pathlib.Path:
 
 
 def _models(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for entry in root.iterdir():
+    try:
+        entries = list(root.iterdir())
+    except OSError as error:
+        raise border.InferenceError(
+            border.ErrorKind.INTERNAL, f"model repository '{root}' cannot be read: {error}"
+        ) from None
+    for entry in entries:
         if entry.is_dir() and not entry.name.startswith("."):
             yield entry
 

@@ -10,6 +10,7 @@ from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+_MAX_THREADS = 1024
 _CONVOLUTION_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 _ARENA_GROWTH = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 _KNOWN = {
@@ -39,8 +40,8 @@ def options(config: model_config_pb2.ModelConfig, defaults: Mapping[str, str]) -
         )
     graph = config.optimization.HasField("graph")
     return port.SessionOptions(
-        intra_op_threads=_number(given, "intra_op_thread_count", _default_threads(config)),
-        inter_op_threads=_number(given, "inter_op_thread_count", 0),
+        intra_op_threads=_threads(given, "intra_op_thread_count", _default_threads(config)),
+        inter_op_threads=_threads(given, "inter_op_thread_count", 0),
         parallel=_flag(given, "execution_mode", default=False),
         graph_level=config.optimization.graph.level if graph else None,
         memory_arena=_flag(given, "enable_mem_arena", default=True),
@@ -70,8 +71,13 @@ def _device_options(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _number(given: Mapping[str, str], key: str, default: int) -> int:
-    return numbers.whole(f"parameters.{key}", given[key]) if key in given else default
+def _threads(given: Mapping[str, str], key: str, default: int) -> int:
+    count = numbers.whole(f"parameters.{key}", given[key]) if key in given else default
+    if count > _MAX_THREADS:
+        raise border.InferenceError(
+            border.ErrorKind.INVALID_ARGUMENT, f"parameters.{key} must be at most {_MAX_THREADS}, not {count}"
+        )
+    return count
 
 
 def _flag(given: Mapping[str, str], key: str, *, default: bool) -> bool:

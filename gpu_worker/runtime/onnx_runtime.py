@@ -5,7 +5,10 @@ A session that was asked to run on CUDA and does not is a failed load, never a s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,6 +62,8 @@ class OnnxRuntime:
     def load(self, model: pathlib.Path, device: port.Device, options: port.SessionOptions) -> port.Program:
         if device.kind == "GPU" and device.ordinal >= self.gpus():
             raise port.LoadFailed(f"GPU {device.ordinal} was asked for, but CUDA can use {self.gpus()} GPU(s) here")
+        if device.kind == "GPU":
+            _find_cuda_libraries()
         try:
             session = onnxruntime.InferenceSession(
                 str(_graph_file(model)), _session_options(options), providers=_providers(device, options)
@@ -102,6 +107,13 @@ class _Bfloat16Session(_Session):
         except Exception as error:
             raise port.RunFailed(f"onnx runtime error: {error}") from error
         return [_contiguous(name, _array(result)) for name, result in zip(outputs, results, strict=True)]
+
+
+@functools.cache
+def _find_cuda_libraries() -> None:
+    """Loads CUDA and cuDNN from their Python wheels where they came that way; what it cannot find it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _graph_file(model: pathlib.Path) -> pathlib.Path:

@@ -170,7 +170,9 @@ async def test_the_cancelled_and_the_late_never_run(repository: pathlib.Path) ->
 
 
 async def test_a_deadline_ends_waiting_for_company(repository: pathlib.Path) -> None:
-    config = f"max_batch_size: 8 dynamic_batching {{ max_queue_delay_microseconds: 600000000 }} {ONE_INSTANCE}"
+    config = (
+        f"max_batch_size: 8 dynamic_batching {{ max_queue_delay_microseconds: 18446744073709551615 }} {ONE_INSTANCE}"
+    )
     onnx_models.put(repository, "m", onnx_models.identity(), config=config)
     async with client.running(repository) as asking:
         patient = asking.prepare("m", np.ones((1, 4)))

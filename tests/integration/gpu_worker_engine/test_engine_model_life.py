@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from gpu_worker import core
+from gpu_worker import core, registry
 from gpu_worker.engine import border
 from tests.support import engine_client as client
 from tests.support import onnx_models
@@ -175,6 +175,7 @@ async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None
             border.ErrorKind.INVALID_ARGUMENT,
             "label_filename of output 'OUTPUT' cannot be read",
         ),
+        ('model_warmup { name: "w" count: 10001 }', border.ErrorKind.INVALID_ARGUMENT, "count must be at most 10000"),
         (
             'model_warmup { name: "w" inputs { key: "NOPE" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }',
             border.ErrorKind.INVALID_ARGUMENT,
@@ -324,3 +325,18 @@ def _resident_bytes() -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("no VmRSS")
+
+
+async def test_names_that_come_and_go_are_forgotten_in_the_end(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REMEMBERED", 2)
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        for index in range(4):
+            onnx_models.put(repository, f"m{index}", onnx_models.scale(index))
+            await asking.engine.load(f"m{index}", {})
+            if index:
+                await asking.engine.unload(f"m{index}", unload_dependents=False)
+                await asking.until(lambda: not asking.engine._models._tasks)
+        assert [state for _, _, state, _ in _states(asking)] == ["READY", "", "", "UNAVAILABLE"]
+        assert await _factor(asking, "m0") == 0

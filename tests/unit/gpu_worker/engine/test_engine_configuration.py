@@ -186,7 +186,8 @@ def test_missing_versions_are_told() -> None:
     [
         ("instance_group { kind: KIND_GPU }", "KIND_GPU, but no GPU can be used here"),
         ("instance_group { kind: KIND_CPU gpus: 0 }", "instance_group.gpus of 'm_0' must be empty"),
-        ("instance_group { count: -1 }", "instance_group.count of 'm_0' must not be negative"),
+        ("instance_group { count: -1 }", "instance_group.count of 'm_0' must lie between 0 and 256"),
+        ("instance_group { count: 257 }", "instance_group.count of 'm_0' must lie between 0 and 256"),
     ],
 )
 def test_instance_groups_that_cannot_be_are_refused(text: str, fragment: str) -> None:
@@ -237,7 +238,8 @@ def test_parameters_tune_the_sessions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("nonsense", "1"), ("execution_mode", "2"), ("intra_op_thread_count", "-1")]
+    ("key", "value"),
+    [("nonsense", "1"), ("execution_mode", "2"), ("intra_op_thread_count", "-1"), ("inter_op_thread_count", "1025")],
 )
 def test_bad_parameters_are_refused_by_name(key: str, value: str) -> None:
     text = f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
