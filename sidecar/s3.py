@@ -34,6 +34,7 @@ _TRIES = 5
 _ETAG = re.compile(r"[0-9a-fA-F]{32}(-[0-9]+)?")
 _PASSING = {"SlowDown", "Throttling", "RequestTimeout", "ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"}
 _CUT = (
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.ResponseStreamingError,
@@ -150,9 +151,10 @@ class Fetcher:
         if version and version not in {answer.get("ETag", "").strip('"'), answer.get("VersionId", "")}:
             raise _changed(self._file)
         whole = f"bytes {start}-{start + length - 1}/{self._file.size_bytes}"
-        if length == self._file.size_bytes == answer.get("ContentLength"):
-            return
-        if not length or answer.get("ContentRange", "") != whole:
+        ranged = answer.get("ContentRange", "")
+        if ranged and ranged != whole:
+            raise _changed(self._file)
+        if not ranged and not length == self._file.size_bytes == answer.get("ContentLength"):
             raise _changed(self._file)
 
 

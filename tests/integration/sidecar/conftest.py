@@ -1,0 +1,141 @@
+"""Real ends for the sidecar: an S3 server, a proxy that cuts, sockets that answer as told."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from sidecar import values
+
+BUCKET = "models"
+ACCESS = {"access_key_id": "a-key-id-for-tests", "secret_access_key": "a-secret-for-tests", "region": "us-east-1"}
+
+
+class Store:
+    """A bucket on a real S3 server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=url,
+            region_name=ACCESS["region"],
+            aws_access_key_id=ACCESS["access_key_id"],
+            aws_secret_access_key=ACCESS["secret_access_key"],
+        )
+
+    def put(self, name: str, path: str, data: bytes) -> values.SourceFile:
+        tag = self.client.put_object(Bucket=BUCKET, Key=f"{name}/{path}", Body=data)["ETag"]
+        return values.SourceFile(path=path, size_bytes=len(data), version=tag)
+
+    def access(self, url: str = "") -> values.S3Access:
+        return values.S3Access(endpoint_url=url or self.url, path_style=True, **ACCESS)
+
+
+class Cutter:
+    """A TCP proxy that ends every connection once `allow_bytes` have come back in all, until `mend`."""
+
+    def __init__(self, target: tuple[str, int], allow_bytes: int) -> None:
+        self._target = target
+        self._left = allow_bytes
+        self._lock = threading.Lock()
+        self.answered_bytes = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def mend(self) -> None:
+        with self._lock:
+            self._left = 1 << 60
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        served = []
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                worker = threading.Thread(target=self._forward, args=(client,))
+                worker.start()
+                served.append(worker)
+        for worker in served:
+            worker.join()
+
+    def _forward(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server:
+            up = threading.Thread(target=_pump, args=(client, server))
+            up.start()
+            with contextlib.suppress(OSError):
+                while data := server.recv(65536):
+                    with self._lock:
+                        data = data[: self._left]
+                        self._left -= len(data)
+                        self.answered_bytes += len(data)
+                    if not data:
+                        break
+                    client.sendall(data)
+            for end in (client, server):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            up.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def store(s3_server: tuple[str, int]) -> Iterator[Store]:
+    host, port = s3_server
+    made = Store(f"http://{host}:{port}")
+    made.client.create_bucket(Bucket=BUCKET)
+    yield made
+    for each in made.client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        made.client.delete_object(Bucket=BUCKET, Key=each["Key"])
+    made.client.delete_bucket(Bucket=BUCKET)
+    made.client.close()
+
+
+@pytest.fixture
+def source(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A model directory with two files."""
+    directory = tmp_path / "source"
+    (directory / "1").mkdir(parents=True)
+    (directory / "1" / "model.onnx").write_bytes(b"weights" * 1000)
+    (directory / "config.pbtxt").write_text('name: "digits"\nmax_batch_size: 8\n')
+    return directory
+
+
+def model_of(directory: pathlib.Path, name: str = "digits") -> values.Model:
+    """The directory as the control plane resolves it."""
+    files = []
+    for path in sorted(each for each in directory.rglob("*") if each.is_file()):
+        found = path.stat()
+        relative = str(path.relative_to(directory))
+        files.append(values.SourceFile(path=relative, size_bytes=found.st_size, version=str(found.st_mtime_ns)))
+    said = "".join(f"{file.path}\0{file.size_bytes}\0{file.version}\n" for file in files)
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    return values.Model(name=name, uri=directory.as_uri(), files=tuple(files), source_digest=digest)
