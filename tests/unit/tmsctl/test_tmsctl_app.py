@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from docs import generate
 from tmsctl import __main__ as program
 from tmsctl import errors
 
@@ -57,20 +56,6 @@ def test_help_lists_every_exit_code(tmsctl: Run) -> None:
     _, out, _ = tmsctl("--help")
     for code, meaning in errors.MEANINGS.items():
         assert f"{code.value:<4} {meaning}" in out
-
-
-@pytest.mark.parametrize("page", ["cli.md", "api.md"])
-def test_the_reference_pages_are_what_the_sources_say(tmp_path: pathlib.Path, page: str) -> None:
-    generate.generate(tmp_path)
-    kept = generate.HERE / "reference" / page
-    assert kept.read_text() == (tmp_path / "reference" / page).read_text(), "run `make docs`"
-
-
-def test_the_reference_does_not_depend_on_who_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = generate.cli()
-    monkeypatch.setenv("TMS_TARGET", "h:1")
-    monkeypatch.setenv("COLUMNS", "40")
-    assert generate.cli() == before
 
 
 def test_helping_imports_nothing_heavy() -> None:

@@ -1,0 +1,1 @@
+"""One module for each generated page: `text()` answers it whole."""
