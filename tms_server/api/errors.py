@@ -8,11 +8,12 @@ from types import MappingProxyType
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from tms_server.model import errors
 
 DOMAIN = "tms.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+"""Where gRPC's rich status travels."""
 CODES: Mapping[type[errors.TmsError], grpc.StatusCode] = MappingProxyType(
     {
         errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
@@ -61,7 +62,7 @@ def status(error: Exception, request_id: str) -> status_pb2.Status:
 
 def trailing(error: Exception, request_id: str) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata that carries the status."""
-    return ((rpc_status.GRPC_DETAILS_METADATA_KEY, status(error, request_id).SerializeToString()),)
+    return ((DETAILS_KEY, status(error, request_id).SerializeToString()),)
 
 
 def _number(of: grpc.StatusCode) -> code_pb2.Code.ValueType:

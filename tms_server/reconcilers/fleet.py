@@ -14,7 +14,7 @@ import structlog
 
 from tms_server import clock as clock_module
 from tms_server.fleet import desired, diff, shrink
-from tms_server.model import errors, group, ids, lease, resources
+from tms_server.model import group, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import store as store_module
@@ -24,7 +24,8 @@ log = structlog.get_logger(__name__)
 DRAIN_BOUND = dt.timedelta(minutes=2)
 """A group whose worker holds only what is over, and does not confirm it for so long, is retired with it."""
 
-Spawn = Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
+Work = Coroutine[None, None, None]
+Spawn = Callable[[Work], "asyncio.Task[None]"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +149,10 @@ class Fleet:
         )
         try:
             await self._parts.backend.launch(spec)
-        except errors.TmsError as error:
+        except Exception as error:  # noqa: BLE001 - the server outlives whatever one launch raises
             self._parts.live.trouble(wanted.id, str(error))
             self._parts.live.changed.notify()
-            log.warning("group.launch_failed", group=wanted.id, error=str(error))
+            log.warning("group.launch_failed", group=wanted.id, error=repr(error))
             return
         self._parts.live.trouble(wanted.id, None)
         log.info("group.launched", group=wanted.id, pool=wanted.pool)
@@ -160,8 +161,8 @@ class Fleet:
     async def _retire(self, group_id: ids.GroupId) -> None:
         try:
             await self._parts.backend.retire(group_id)
-        except errors.TmsError as error:
-            log.warning("group.retire_failed", group=group_id, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the server outlives whatever one retirement raises
+            log.warning("group.retire_failed", group=group_id, error=repr(error))
             return
         log.info("group.retired", group=group_id)
         self._done()

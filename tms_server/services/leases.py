@@ -29,7 +29,7 @@ class ListLeases:
 
     namespace: ids.Namespace
     states: frozenset[lease.LeaseState] = frozenset()
-    labels: Mapping[str, str] = lease.EMPTY
+    labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: lease.EMPTY)
     pool: str = ""
     page_size: int = 0
     page_token: str = ""

@@ -1,0 +1,405 @@
+"""The composition root: the only place that names concrete classes. Builds the server, runs it, winds it down.
+
+Every task belongs to one group; a task that dies takes the server with it, for a server that half works is worse than one
+that is started anew. Winding down ends streams first, gives calls in flight their time, and stores what is only in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from tms_server import clock as clock_module
+from tms_server import settings as settings_module
+from tms_server.api import server as server_module
+from tms_server.backends.processes import backend as processes
+from tms_server.backends.processes import options as process_options
+from tms_server.model import errors, ids, pool, resources
+from tms_server.observability import listener
+from tms_server.observability import metrics as metrics_module
+from tms_server.ports import backend as backend_module
+from tms_server.ports import resolver as resolver_module
+from tms_server.ports import store as store_module
+from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver
+from tms_server.repositories import options as repository_options
+from tms_server.repositories import resolver as repositories
+from tms_server.services import agents, create, leases, names, parts, pools, watch, workers
+from tms_server.store import store as sql
+from tms_server.world import live, signal
+
+log = structlog.get_logger(__name__)
+
+
+class RandomIds:
+    """Ids and secrets from the operating system."""
+
+    def lease(self) -> ids.LeaseId:
+        return ids.LeaseId(f"l-{secrets.token_hex(8)}")
+
+    def group(self) -> ids.GroupId:
+        return ids.GroupId(f"w-{secrets.token_hex(8)}")
+
+    def request(self) -> str:
+        return f"r-{secrets.token_hex(16)}"
+
+    def token(self) -> str:
+        return secrets.token_urlsafe(32)
+
+    def installation(self) -> ids.InstallationId:
+        return ids.InstallationId(f"i-{secrets.token_hex(8)}")
+
+
+OpenBackend = Callable[[settings_module.Settings, ids.InstallationId, str], Awaitable[backend_module.Backend]]
+"""Opens the backend of an installation whose sidecars dial the given HOST:PORT."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What the server stands on and tests replace: time, the backend, the model repositories."""
+
+    clock: clock_module.Clock
+    open_backend: OpenBackend
+    resolver: resolver_module.Resolver
+
+
+def outside(settings: settings_module.Settings) -> Outside:
+    """The real ones."""
+    clock = clock_module.SystemClock()
+
+    async def open_backend(
+        chosen: settings_module.Settings, installation: ids.InstallationId, dial: str
+    ) -> backend_module.Backend:
+        return await processes.ProcessBackend.open(_process_options(chosen, installation, dial), clock)
+
+    declared = [_repository(name, each) for name, each in settings.repositories.items()]
+    return Outside(clock=clock, open_backend=open_backend, resolver=repositories.RepositoryResolver(declared))
+
+
+def build(settings: settings_module.Settings, replaced: Outside | None = None) -> App:
+    """The server, not started."""
+    return App(settings, replaced or outside(settings))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Where a server listens, as HOST:PORT; `metrics` is empty without that listener."""
+
+    api: str
+    metrics: str
+
+
+class App:
+    """One server. `run` serves until `stop` is called; `bound` answers once it serves."""
+
+    def __init__(self, settings: settings_module.Settings, outside_: Outside) -> None:
+        self._settings = settings
+        self._outside = outside_
+        self._stopping = asyncio.Event()
+        self._bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+        self._metrics = metrics_module.Metrics()
+
+    def stop(self) -> None:
+        """Asks for a graceful end; safe from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def bound(self) -> Bound:
+        """Returns once the server answers."""
+        return await asyncio.shield(self._bound)
+
+    async def run(self) -> None:
+        """Serves. Raises what kept the server from starting or made it die."""
+        settings = self._settings
+        async with contextlib.AsyncExitStack() as stack:
+            store = await sql.SqlStore.open(settings.database, self._outside.clock, RandomIds().installation)
+            stack.push_async_callback(store.close)
+            server = server_module.Server(settings.api.address, settings.api.port, _tls(settings), self._metrics)
+            stack.push_async_callback(server.stop, 0.0)
+            installation = await store.read(lambda reader: reader.installation())
+            dial = f"{settings.dial_host}:{server.port}"
+            backend = await self._outside.open_backend(settings, installation.id, dial)
+            stack.push_async_callback(backend.close)
+            metrics_address = self._listen(stack)
+            await self._serve(store, server, backend, Bound(api=server.address, metrics=metrics_address))
+
+    async def _serve(
+        self,
+        store: store_module.Store,
+        server: server_module.Server,
+        backend: backend_module.Backend,
+        bound: Bound,
+    ) -> None:
+        known = await self._recover(store)
+        work = parts.Parts(
+            store=store,
+            backend=backend,
+            resolver=self._outside.resolver,
+            clock=self._outside.clock,
+            ids=RandomIds(),
+            live=known,
+            metrics=self._metrics,
+            changed=signal.Signal(),
+            resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
+        )
+        use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
+        async with asyncio.TaskGroup() as tasks:
+            loops = _Loops(self._settings, work, use_cases.agents, tasks)
+            stop_listening = store.subscribe(work.changed.notify)
+            running = loops.start()
+            await server.start(use_cases)
+            self._announce(bound)
+            await self._stopping.wait()
+            stop_listening()
+            await self._wind_down(server, work, use_cases.agents)
+            for task in (*running, *loops.spawned):
+                task.cancel()
+        with contextlib.suppress(errors.TmsError):
+            await loops.heartbeat()
+        log.info("server.stopped")
+
+    async def _recover(self, store: store_module.Store) -> live.Live:
+        """Credits the outage and takes up what an earlier server knew, before anything can expire."""
+        now = self._outside.clock.now()
+        await heartbeat.credit_outage(store, now)
+        if self._settings.default_pool.enabled:
+            await store.write(lambda unit: _keep_default_pool(unit, self._settings.default_pool, now))
+        known = live.Live()
+        known.restore(await store.read(lambda reader: reader.reports()), now)
+        return known
+
+    def _listen(self, stack: contextlib.AsyncExitStack) -> str:
+        chosen, tls = self._settings.metrics, self._settings.tls
+        if not chosen.enabled:
+            return ""
+        at = listener.Address(
+            chosen.address, chosen.port, certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca
+        )
+        return stack.enter_context(listener.serve(self._metrics.registry, at))
+
+    def _announce(self, bound: Bound) -> None:
+        log.info("server.ready", api=bound.api, metrics=bound.metrics, data_dir=str(self._settings.data_dir))
+        if self._settings.ready_file is not None:
+            _write_atomically(self._settings.ready_file, {**dataclasses.asdict(bound), "pid": os.getpid()})
+        self._bound.set_result(bound)
+
+    async def _wind_down(self, server: server_module.Server, work: parts.Parts, hub: agents.Agents) -> None:
+        log.info("server.stopping")
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        work.changed.close()
+        work.live.changed.close()
+        hub.close()
+        await server.stop(self._settings.api.stop_grace_s)
+
+
+class _Loops:
+    """The reconcilers with their loops, and what wakes them."""
+
+    def __init__(
+        self, settings: settings_module.Settings, work: parts.Parts, hub: agents.Agents, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._work = work
+        self._tasks = tasks
+        self.spawned: set[asyncio.Task[None]] = set()
+        timing = settings.timing
+        self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
+        self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
+        digest = reports.Reports(
+            store=work.store,
+            clock=work.clock,
+            live=work.live,
+            metrics=work.metrics,
+            lost_after=dt.timedelta(seconds=timing.lost_after_s),
+        )
+        place = placer.Placer(
+            store=work.store,
+            clock=work.clock,
+            ids=work.ids,
+            capacity=work.backend.capacity_bytes,
+            metrics=work.metrics,
+        )
+        look_up = resolver.Resolver(store=work.store, clock=work.clock, resolver=work.resolver)
+        sweep = janitor.Janitor(store=work.store, backend=work.backend, clock=work.clock, live=work.live)
+        forget = janitor.Forgetter(
+            store=work.store, clock=work.clock, retention=dt.timedelta(days=timing.retention_days)
+        )
+        self._changed = [
+            self._loop("placer", place),
+            self._loop("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify)),
+            self._loop("expirer", self._expire),
+            self._loop("resolver", look_up),
+            self._loop("janitor", sweep),
+            self._loop("agents", hub.push),
+        ]
+        self._reports = self._loop("reports", self._digest(digest), loop.Timing(rest_s=0.02))
+        beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
+        self._timed = [
+            self._loop("heartbeat", self.heartbeat, beat),
+            self._loop("forgetter", forget, loop.Timing(interval=dt.timedelta(minutes=10))),
+        ]
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Runs everything in the task group."""
+        each = (*self._changed, self._reports, *self._timed)
+        running = [self._tasks.create_task(one.run(), name=one.name) for one in each]
+        wakers = (self._on_change(), self._on_report(), self._on_backend())
+        return [*running, *(self._tasks.create_task(waker) for waker in wakers)]
+
+    def _loop(
+        self, name: str, work: Callable[[], Awaitable[dt.datetime | None]], timing: loop.Timing | None = None
+    ) -> loop.Loop:
+        return loop.Loop(name, work, self._work.clock, self._work.metrics, timing)
+
+    def _fleet_parts(self) -> fleet.Parts:
+        return fleet.Parts(
+            store=self._work.store,
+            backend=self._work.backend,
+            clock=self._work.clock,
+            ids=self._work.ids,
+            live=self._work.live,
+            metrics=self._work.metrics,
+            spawn=self._spawn,
+        )
+
+    def _spawn(self, work: fleet.Work) -> asyncio.Task[None]:
+        task = self._tasks.create_task(work)
+        self.spawned.add(task)
+        task.add_done_callback(self.spawned.discard)
+        return task
+
+    async def _expire(self) -> dt.datetime | None:
+        return await self._expirer()
+
+    def _digest(self, digest: reports.Reports) -> loop.Pass:
+        async def work() -> dt.datetime | None:
+            due = await digest()
+            if self._expirer.owed:
+                # The proof that a lease waits for may just have come.
+                self._changed[2].wake()
+            return due
+
+        return work
+
+    async def _on_change(self) -> None:
+        with contextlib.suppress(errors.Unavailable):
+            while True:
+                count = self._work.changed.count
+                for each in (*self._changed, self._reports):
+                    each.wake()
+                await self._work.changed.after(count)
+
+    async def _on_report(self) -> None:
+        with contextlib.suppress(errors.Unavailable):
+            while True:
+                count = self._work.live.changed.count
+                self._reports.wake()
+                await self._work.live.changed.after(count)
+
+    async def _on_backend(self) -> None:
+        async for _ in self._work.backend.watch():
+            self._work.changed.notify()
+
+
+def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_module.UseCases:
+    creator = create.Creator(parts=work)
+    return server_module.UseCases(
+        creator=creator,
+        leases=leases.Leases(parts=work),
+        watcher=watch.Watcher(work, creator),
+        names=names.Names(parts=work),
+        pools=pools.Pools(parts=work),
+        workers=workers.Workers(parts=work),
+        agents=agents.Agents(work, report_interval),
+    )
+
+
+def _keep_default_pool(unit: store_module.UnitOfWork, chosen: settings_module.DefaultPool, now: dt.datetime) -> None:
+    """The administrator's settings decide about this pool, whatever was stored; workers that run keep their shape."""
+    spec = pool.PoolSpec(
+        worker=resources.WorkerSpec(
+            command=chosen.command,
+            resources=resources.Resources(gpus=chosen.gpus, memory_bytes=chosen.memory_bytes),
+        ),
+        min_workers=chosen.min_workers,
+        max_workers=chosen.max_workers,
+        idle_worker_linger=dt.timedelta(seconds=chosen.idle_worker_linger_s),
+    )
+    stored = unit.get_pool(ids.DEFAULT_NAMESPACE, ids.DEFAULT_POOL)
+    if stored is None:
+        unit.put_pool(pool.Pool(namespace=ids.DEFAULT_NAMESPACE, name=ids.DEFAULT_POOL, spec=spec, created_at=now))
+    elif stored.spec != spec or stored.deleted_at is not None:
+        unit.put_pool(dataclasses.replace(stored, spec=spec, deleted_at=None))
+
+
+def _tls(settings: settings_module.Settings) -> server_module.Tls | None:
+    chosen = settings.tls
+    if chosen.certificate is None or chosen.key is None:
+        return None
+    return server_module.Tls(certificate=chosen.certificate, key=chosen.key, client_ca=chosen.client_ca)
+
+
+def _process_options(
+    settings: settings_module.Settings, installation: ids.InstallationId, dial: str
+) -> process_options.Options:
+    chosen, tls = settings.workers, settings.tls
+    sidecar_tls = None
+    if tls.ca is not None and tls.certificate is not None:
+        sidecar_tls = process_options.SidecarTls(
+            ca=tls.ca.absolute(), certificate=tls.sidecar_certificate, key=tls.sidecar_key
+        )
+    return process_options.Options(
+        data_dir=settings.data_dir,
+        installation_id=installation,
+        server=dial,
+        commands={"tms-worker": process_options.WORKER_COMMAND, **chosen.commands},
+        sidecar_tls=sidecar_tls,
+        default_memory_bytes=chosen.memory_bytes,
+        margin_bytes=chosen.margin_bytes,
+        gpus=chosen.gpus,
+        stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
+        stop_at_exit=settings.stop_workers_at_exit,
+    )
+
+
+def _repository(name: str, chosen: settings_module.Repository) -> repository_options.Repository:
+    if chosen.path is not None:
+        return repository_options.FileRepository(name=name, root=chosen.path.expanduser().absolute())
+    return repository_options.S3Repository(
+        name=name,
+        bucket=chosen.bucket,
+        prefix=chosen.prefix,
+        endpoint_url=chosen.endpoint_url,
+        region=chosen.region,
+        path_style=chosen.path_style,
+        credentials=_credentials(chosen.keys),
+    )
+
+
+def _credentials(keys: settings_module.Keys) -> repository_options.Credentials:
+    if keys.source == "environment":
+        return repository_options.EnvironmentCredentials()
+    if keys.source == "files" and keys.directory is not None:
+        token = keys.directory / "session_token"
+        return repository_options.FileCredentials(
+            access_key_id=keys.directory / "access_key_id",
+            secret_access_key=keys.directory / "secret_access_key",
+            session_token=token if token.exists() else None,
+        )
+    secrets_ = (keys.access_key_id, keys.secret_access_key, keys.session_token)
+    return repository_options.StaticCredentials(
+        repository_options.Keys(*(each.get_secret_value() for each in secrets_))
+    )
+
+
+def _write_atomically(path: pathlib.Path, value: dict[str, object]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)
