@@ -1,0 +1,148 @@
+"""The command line: Triton's flags are acted on, ignored with a notice, or refused by name."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import grpc
+import pytest
+
+from gpu_worker import core, flags, settings
+from gpu_worker.engine import border
+
+REPOSITORY = "--model-repository=/models"
+
+
+def refusal(*arguments: str) -> border.InferenceError:
+    with pytest.raises(border.InferenceError) as caught:
+        settings.load([REPOSITORY, *arguments])
+    return caught.value
+
+
+def test_flags_take_a_value_in_both_forms_and_booleans_in_several() -> None:
+    found = settings.load(
+        [
+            "--model-store",
+            "/a",
+            REPOSITORY,
+            "--http-port=0",
+            "--grpc-port",
+            "7",
+            "--allow-metrics=0",
+            "--exit-on-error=False",
+            "--model-control-mode=explicit",
+            "--load-model=x",
+            "--load-model",
+            "y",
+            "--exit-timeout-secs=3",
+            "--log-verbose=1",
+        ]
+    )
+    assert found.core.repositories == (pathlib.Path("/a"), pathlib.Path("/models"))
+    assert found.core.control is core.ControlMode.EXPLICIT
+    assert found.core.load_at_start == ("x", "y")
+    assert not found.core.exit_on_error
+    assert found.http is not None
+    assert found.http.port == 0
+    assert found.grpc is not None
+    assert found.grpc.port == 7
+    assert found.metrics is None
+    assert found.exit_timeout_s == 3.0
+    assert found.log_level == logging.DEBUG
+
+
+def test_defaults_are_those_of_triton() -> None:
+    found = settings.load([REPOSITORY])
+    assert found.http is not None
+    assert found.grpc is not None
+    assert found.metrics is not None
+    assert (found.http.port, found.grpc.port, found.metrics.port) == (8000, 8001, 8002)
+    assert found.http.address == found.metrics.address == "0.0.0.0"
+    assert found.http.limits.body_bytes == 64 * 2**20
+    assert found.core.control is core.ControlMode.NONE
+
+
+def test_what_changes_nothing_is_ignored_with_a_notice() -> None:
+    found = settings.load([REPOSITORY, "--http-thread-count=8", "--pinned-memory-pool-byte-size", "0"])
+    assert set(found.ignored) == {"http-thread-count", "pinned-memory-pool-byte-size"}
+
+
+@pytest.mark.parametrize("name", flags.REFUSED)
+def test_what_is_not_done_is_refused_by_name(name: str) -> None:
+    error = refusal(f"--{name}=some")
+    assert error.kind is border.ErrorKind.UNSUPPORTED
+    assert f"--{name}" in error.message
+
+
+@pytest.mark.parametrize("argument", ["--allow-vertex-ai=false", "--rate-limit=off", "--model-namespacing=0"])
+def test_turning_off_what_is_not_there_is_fine(argument: str) -> None:
+    assert settings.load([REPOSITORY, argument]).http is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--model-control-mode=poll"], "--model-control-mode=poll"),
+        (["--load-model=x"], "--load-model needs"),
+        (["--http-tls-cert=c"], "--http-tls-key"),
+        (["--http-tls-client-ca=c"], "--http-tls-client-ca"),
+        (["--grpc-use-ssl=true"], "--grpc-server-cert"),
+        (["--grpc-server-cert=c"], "--grpc-use-ssl"),
+        (["--grpc-use-ssl-mutual=true", "--grpc-server-cert=c", "--grpc-server-key=k"], "--grpc-root-cert"),
+        (["--backend-config=python,shm-size=1"], "--backend-config=python"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused(arguments: list[str], fragment: str) -> None:
+    assert fragment in refusal(*arguments).message
+
+
+def test_a_repository_is_required() -> None:
+    with pytest.raises(border.InferenceError, match="--model-repository is required"):
+        settings.load([])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--http-port=70000",
+        "--http-port=x",
+        "--allow-http=maybe",
+        "--no-such-flag",
+        "--http-por=1",
+        "--exit-timeout-secs=nan",
+    ],
+)
+def test_bad_values_and_unknown_flags_are_usage_errors(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings.load([REPOSITORY, argument])
+    assert caught.value.code == 2
+    assert argument.partition("=")[0].lstrip("-") in capsys.readouterr().err
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings.load(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out.replace("-\n", "-").replace("\n", " ")
+    acted = [flag.name for _, group in flags.GROUPS for flag in group]
+    assert [name for name in (*acted, *flags.IGNORED, *flags.REFUSED) if name not in shown] == []
+
+
+def test_grpc_channel_flags_become_channel_arguments() -> None:
+    found = settings.load(
+        [
+            REPOSITORY,
+            "--grpc-keepalive-time=1000",
+            "--grpc-keepalive-permit-without-calls=true",
+            "--grpc-infer-response-compression-level=high",
+        ]
+    )
+    assert found.grpc is not None
+    assert found.grpc.arguments == (("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_permit_without_calls", 1))
+    assert found.grpc.compression is grpc.Compression.Gzip
+
+
+def test_backend_config_is_for_onnxruntime() -> None:
+    found = settings.load([REPOSITORY, "--backend-config=onnxruntime,default-max-batch-size=8"])
+    assert found.core.backend_config == {"default-max-batch-size": "8"}
