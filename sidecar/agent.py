@@ -297,7 +297,8 @@ class Agent:
             return
         self._delays.pop(model.key, None)
         self._activities.setdefault(model.name, activity.Activity())
-        memory = desired_state.LoadMemory(before_bytes=before_bytes, after_bytes=after_bytes)
+        # A server that says nothing of its models' bytes leaves both unknown.
+        memory = desired_state.LoadMemory(before_bytes=before_bytes if after_bytes else 0, after_bytes=after_bytes)
         self._finish(model, dataclasses.replace(held, phase=Phase.READY, memory=memory), Phase.LOADING)
 
     async def _drain(self, name: str, key: values.ModelKey) -> None:
