@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import typing
 from collections.abc import Callable
 
 from sidecar import inflight
@@ -98,11 +99,11 @@ class _Side(asyncio.Protocol):
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        # uvloop's transports are no subclass of it.
+        self.transport = typing.cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         if self.other.transport is None:
-            transport.pause_reading()
+            self.transport.pause_reading()
         else:
             self.other.transport.resume_reading()
 
