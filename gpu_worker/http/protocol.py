@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._head_bytes = 0
         self._field_bytes = 0
+        self._parsed = 0
         self._message_bytes = 0
         self._patient_until = math.inf
         self._waiting: collections.deque[Exchange] = collections.deque()
@@ -121,10 +122,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        was_in_head, head_bytes = self._in_head, self._head_bytes
+        parsed = self._parsed
         self._feed(data)
-        grown = was_in_head and self._in_head and head_bytes == self._head_bytes
-        self._field_bytes = self._field_bytes + len(data) if grown else 0
+        self._field_bytes = self._field_bytes + len(data) if self._in_head and parsed == self._parsed else 0
         self._message_bytes += len(data)
         self._check_overhead()
         self._pump()
@@ -252,6 +252,10 @@ class Connection(asyncio.Protocol):
 
     def _count_head(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes
+        self._parsed += 1
+        self._check_head_size()
+
+    def _check_head_size(self) -> None:
         if self._head_bytes + self._field_bytes > self._limits.head_bytes:
             self._refuse(431, f"Request head larger than {self._limits.head_bytes} bytes")
 
@@ -275,7 +279,7 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             return
         if self._in_head:
-            self._count_head(0)  # a field that goes on and on is not counted yet
+            self._check_head_size()  # a field that goes on and on is not counted yet
         elif self._message_bytes > 2 * exchange.held_bytes + self._limits.head_bytes + _OVERHEAD_BYTES:
             self._refuse(400, "Malformed HTTP: the chunks' framing is larger than their data")
 
