@@ -260,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
     """Flags of the server: a few of its own, and one for each plain setting."""
     made = argparse.ArgumentParser(
         prog="tms-server",
+        usage="tms-server [OPTIONS]",
         description="The TMS control plane. Runs without any setting: SQLite and workers as local processes.",
         epilog=f"Every setting can be given as a flag, as a variable ({PREFIX}API__PORT) or in the TOML file ([api] "
         "port); flags win over variables, variables over the file.",
@@ -273,8 +274,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help="model repository: a folder, or s3://BUCKET/PREFIX with keys from the environment; may be repeated",
     )
+    groups = {"": made.add_argument_group("places")}
     for key, field in leaves():
-        _add_flag(made, key, field)
+        section = key.rpartition(".")[0]
+        if section not in groups:
+            told = (getattr(Settings.model_fields[section].annotation, "__doc__", "") or "").strip()
+            groups[section] = made.add_argument_group(section.replace("_", " "), told)
+        _add_flag(groups[section], key, field)
     return made
 
 
@@ -305,7 +311,7 @@ def _is_plain(field: pydantic.fields.FieldInfo) -> bool:
     return typing.get_origin(field.annotation) not in (dict, tuple)
 
 
-def _add_flag(made: argparse.ArgumentParser, key: str, field: pydantic.fields.FieldInfo) -> None:
+def _add_flag(made: argparse._ArgumentGroup, key: str, field: pydantic.fields.FieldInfo) -> None:
     flag = "--" + key.replace(".", "-").replace("_", "-")
     default = field.get_default(call_default_factory=False)
     told = field.description or ""

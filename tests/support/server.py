@@ -149,6 +149,13 @@ class Running:
             raise AssertionError(f"time is up; last seen: {last}") from None
         raise AssertionError(f"the watch ended; last seen: {last}")
 
+    async def until_read(self, lease_id: str, holds: Callable[[lease_pb2.Lease], bool]) -> lease_pb2.Lease:
+        """Reads a lease until something holds of it, for what brings no update, such as use."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds(read := await self.get(lease_id)):
+                pass
+        return read
+
     async def until_state(self, lease_id: str, state: lease_pb2.LeaseState.ValueType) -> lease_pb2.Lease:
         return await self.until(lease_id, lambda found: found.state == state)
 

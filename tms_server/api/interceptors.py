@@ -6,6 +6,7 @@ An unforeseen exception becomes INTERNAL and tells the caller nothing but the re
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +45,7 @@ class Around(grpc.aio.ServerInterceptor):
             if (inner := getattr(handler, kind)) is not None:
                 return handler._replace(**{kind: self._answering(method, inner)})  # type: ignore[no-any-return]
         for kind in ("unary_stream", "stream_stream"):
-            if (inner := getattr(handler, kind)) is not None and hasattr(inner, "__code__"):
+            if inspect.isasyncgenfunction(inner := getattr(handler, kind)):
                 return handler._replace(**{kind: self._streaming(method, inner)})  # type: ignore[no-any-return]
         return handler  # type: ignore[no-any-return]
 
