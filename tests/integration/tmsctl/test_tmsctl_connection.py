@@ -18,11 +18,6 @@ from tmsctl import errors
 ALWAYS_ANSWERED = errors.Exit.UNIMPLEMENTED
 
 
-@pytest.fixture
-def tmsctl(home: pathlib.Path, tmsctl_type: Any) -> Any:
-    return tmsctl_type(home, "")
-
-
 @contextlib.asynccontextmanager
 async def serving(credentials: grpc.ServerCredentials | None = None, port: int = 0) -> AsyncIterator[str]:
     server = grpc.aio.server()
@@ -55,40 +50,40 @@ def written(folder: pathlib.Path, authority: trustme.CA) -> dict[str, str]:
 
 
 async def test_tls_is_spoken_to_a_target_with_an_authority(
-    tmsctl: Any, tmp_path: pathlib.Path, authority: trustme.CA
+    stray: Any, tmp_path: pathlib.Path, authority: trustme.CA
 ) -> None:
     files = written(tmp_path, authority)
     async with serving(credentials_of(authority, mutual=False)) as address:
-        assert (await tmsctl("target", "add", "safe", address, "--ca", files["ca"])).code == 0
-        assert (await tmsctl("lease", "list", "--target", "safe")).code == ALWAYS_ANSWERED
-        plain = await tmsctl("lease", "list", "--target", address, "--timeout", "500ms")
+        assert (await stray("target", "add", "safe", address, "--ca", files["ca"])).code == 0
+        assert (await stray("lease", "list", "--target", "safe")).code == ALWAYS_ANSWERED
+        plain = await stray("lease", "list", "--target", address, "--timeout", "500ms")
         assert plain.code == errors.Exit.UNAVAILABLE
 
 
 async def test_a_server_of_another_authority_is_not_trusted(
-    tmsctl: Any, tmp_path: pathlib.Path, authority: trustme.CA
+    stray: Any, tmp_path: pathlib.Path, authority: trustme.CA
 ) -> None:
     files = written(tmp_path, trustme.CA())
     async with serving(credentials_of(authority, mutual=False)) as address:
-        await tmsctl("target", "add", "wrong", address, "--ca", files["ca"])
-        assert (await tmsctl("lease", "list", "--timeout", "500ms")).code == errors.Exit.UNAVAILABLE
+        await stray("target", "add", "wrong", address, "--ca", files["ca"])
+        assert (await stray("lease", "list", "--timeout", "500ms")).code == errors.Exit.UNAVAILABLE
 
 
-async def test_the_clients_certificate_is_shown(tmsctl: Any, tmp_path: pathlib.Path, authority: trustme.CA) -> None:
+async def test_the_clients_certificate_is_shown(stray: Any, tmp_path: pathlib.Path, authority: trustme.CA) -> None:
     files = written(tmp_path, authority)
     async with serving(credentials_of(authority, mutual=True)) as address:
-        await tmsctl("target", "add", "nobody", address, "--ca", files["ca"])
-        assert (await tmsctl("lease", "list", "--timeout", "500ms")).code == errors.Exit.UNAVAILABLE
+        await stray("target", "add", "nobody", address, "--ca", files["ca"])
+        assert (await stray("lease", "list", "--timeout", "500ms")).code == errors.Exit.UNAVAILABLE
         both = ("--cert", files["cert"], "--key", files["key"])
-        await tmsctl("target", "add", "me", address, "--ca", files["ca"], *both, "--use")
-        assert (await tmsctl("lease", "list")).code == ALWAYS_ANSWERED
+        await stray("target", "add", "me", address, "--ca", files["ca"], *both, "--use")
+        assert (await stray("lease", "list")).code == ALWAYS_ANSWERED
 
 
-async def test_a_key_that_has_gone_is_named(tmsctl: Any, tmp_path: pathlib.Path, authority: trustme.CA) -> None:
+async def test_a_key_that_has_gone_is_named(stray: Any, tmp_path: pathlib.Path, authority: trustme.CA) -> None:
     files = written(tmp_path, authority)
-    await tmsctl("target", "add", "me", "127.0.0.1:1", "--ca", files["ca"])
+    await stray("target", "add", "me", "127.0.0.1:1", "--ca", files["ca"])
     forget(files["ca"])
-    done = await tmsctl("lease", "list")
+    done = await stray("lease", "list")
     assert done.code == errors.Exit.USAGE
     assert done.err.startswith(f"error: ca: cannot read {files['ca']}")
 
@@ -102,9 +97,9 @@ async def test_a_key_that_has_gone_is_named(tmsctl: Any, tmp_path: pathlib.Path,
         ["lease", "watch", "l-1"],
     ],
 )
-async def test_a_call_that_may_be_repeated_outlives_a_restart(tmsctl: Any, arguments: list[str]) -> None:
+async def test_a_call_that_may_be_repeated_outlives_a_restart(stray: Any, arguments: list[str]) -> None:
     port = free_port()
-    process = await tmsctl.start(*arguments, "--target", f"127.0.0.1:{port}", "--timeout", "50s")
+    process = await stray.start(*arguments, "--target", f"127.0.0.1:{port}", "--timeout", "50s")
     async with asyncio.timeout(60):
         assert b"trying again" in await process.stderr.readline()
         async with serving(port=port):
@@ -112,8 +107,8 @@ async def test_a_call_that_may_be_repeated_outlives_a_restart(tmsctl: Any, argum
 
 
 @pytest.mark.parametrize("arguments", [["pool", "delete", "p"], ["lease", "name", "delete", "n"]])
-async def test_a_call_that_may_not_be_repeated_is_not(tmsctl: Any, arguments: list[str]) -> None:
-    done = await tmsctl(*arguments, "--target", f"127.0.0.1:{free_port()}")
+async def test_a_call_that_may_not_be_repeated_is_not(stray: Any, arguments: list[str]) -> None:
+    done = await stray(*arguments, "--target", f"127.0.0.1:{free_port()}")
     assert done.code == errors.Exit.UNAVAILABLE
     assert "trying again" not in done.err
 
