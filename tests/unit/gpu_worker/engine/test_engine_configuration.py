@@ -118,6 +118,11 @@ def test_written_values_are_kept_and_the_rest_filled_in() -> None:
     assert list(config.dynamic_batching.preferred_batch_size) == [16]
 
 
+def test_a_model_that_tells_no_shape_takes_the_configurations() -> None:
+    text = 'max_batch_size: 8 output { name: "Y" data_type: TYPE_FP32 dims: 10 }'
+    assert list(completed(text, [info("X", -1, 3)], [info("Y")]).output[0].dims) == [10]
+
+
 def test_whole_shapes_in_the_configuration_mean_no_batching() -> None:
     text = 'input { name: "X" data_type: TYPE_FP32 dims: [-1, 3] }'
     assert completed(text, [info("X", -1, 3)], [info("Y", -1, 3)]).max_batch_size == 0
