@@ -168,9 +168,11 @@ class Fronts:
     async def close(self) -> None:
         """Ends every connection, once its last answer is out."""
         if self._api:
-            await self._api.close()
+            await self._api.stop()
         for server in self._servers:
             await server.close()
+        if self._api:
+            self._api.close()
         if self._metrics:
             self._metrics.close()
 

@@ -76,6 +76,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def moment(text: str) -> float:
+    """Seconds, more than none."""
+    number = seconds(text)
+    if not number:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
 def choice(*values: str) -> Callable[[str], str]:
     """One of `values`."""
 
@@ -146,9 +154,9 @@ HTTP = (
     Flag("http-port", "port to listen on, 0 for any free one", port, 8000, "PORT"),
     _off("reuse-http-port", "share the port with other processes"),
     Flag("http-max-input-size", "largest request body in bytes, also once inflated", positive, 64 * 2**20, "BYTES"),
-    Flag("http-header-timeout-secs", "longest time a request's head may take", seconds, 20.0, "S"),
-    Flag("http-body-timeout-secs", "longest time a body may take, beside a second for each 16 KiB", seconds, 60.0, "S"),
-    Flag("http-idle-timeout-secs", "how long an idle connection is kept", seconds, 620.0, "S"),
+    Flag("http-header-timeout-secs", "longest time a request's head may take", moment, 20.0, "S"),
+    Flag("http-body-timeout-secs", "longest time a body may take, beside a second for each 16 KiB", moment, 60.0, "S"),
+    Flag("http-idle-timeout-secs", "how long an idle connection is kept", moment, 620.0, "S"),
     Flag("http-tls-cert", "PEM file of the certificate; turns on TLS", str, metavar="FILE"),
     Flag("http-tls-key", "PEM file of its key", str, metavar="FILE"),
     Flag(

@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -21,6 +21,7 @@ from gpu_worker.http import api, messages, routes
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_REMEMBERED = 1000
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 _PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
@@ -141,10 +142,14 @@ class Metrics:
     def _response(self) -> messages.Response:
         return messages.Response(200, (self.text().encode(),), CONTENT_TYPE)
 
-    def _failed(self, found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+    def _failed(self, found: Sequence[border.ModelStatistics]) -> Iterable[str]:
         """Failure counters outlive their model, as dashboards expect."""
         for of in found:
+            # The latest go to the end, and what was gone longest is forgotten first.
+            self._failures.pop((of.name, of.version), None)
             self._failures[of.name, of.version] = of.failures
+        while len(self._failures) > max(_REMEMBERED, len(found)):
+            del self._failures[next(iter(self._failures))]
         yield _head("nv_inference_request_failure", "counter", "Number of failed inference requests")
         for (name, version), failures in sorted(self._failures.items()):
             for reason in _REASONS:

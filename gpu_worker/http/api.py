@@ -25,7 +25,7 @@ _FILE = "file:"
 
 
 class Api:
-    """The application of the API port; `close` ends what still runs."""
+    """The application of the API port; `stop` and `close` end what still runs."""
 
     def __init__(self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int) -> None:
         self._engine = engine
@@ -64,10 +64,14 @@ class Api:
             except border.InferenceError as error:
                 request.answer(messages.failure(error))
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        """Gives up what still loads or unloads; its clients are told."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Ends the threads; to be called once no connection waits for an answer."""
         self._infer.close()
 
     def _live(self, request: messages.Request, _route: routes.Route) -> None:

@@ -25,4 +25,4 @@ class Limits:
     def sweep_s(self) -> float:
         """How often deadlines are looked at: finely enough for the shortest."""
         times = (self.head_timeout_s, self.body_timeout_s, self.write_timeout_s, self.idle_timeout_s, self.linger_s)
-        return min(1.0, min(times) / 2)
+        return max(0.01, min(1.0, min(times) / 2))

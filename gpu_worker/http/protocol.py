@@ -407,7 +407,7 @@ class Connection(asyncio.Protocol):
         busy = not self._ended and (
             self._writing_paused
             or len(self._answering) + len(self._waiting) >= self._limits.pipelined
-            or self._whole_bytes >= self._limits.body_bytes
+            or self._whole_bytes > self._limits.body_bytes
         )
         if transport is None or busy == self._reading_paused or transport.is_closing():
             return

@@ -67,6 +67,7 @@ class Server:
             listen.address,
             listen.port,
             ssl=listen.tls,
+            ssl_handshake_timeout=self.limits.head_timeout_s if listen.tls else None,
             backlog=1024,
             reuse_port=listen.reuse_port or None,
         )

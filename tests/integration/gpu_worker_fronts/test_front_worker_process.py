@@ -97,6 +97,18 @@ async def test_metrics_are_valid_and_count(launch: Any) -> None:
     assert (await get(worker.ports["metrics"], "/v2"))[0] == 404
 
 
+async def test_scrapes_share_a_connection(launch: Any) -> None:
+    worker = await launch()
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["metrics"])
+    for _ in range(3):
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+        async with asyncio.timeout(60):
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head)[1]))  # type: ignore[index]  # no match is a failure
+        assert b"nv_cpu_utilization" in body
+    writer.close()
+
+
 async def test_a_signal_drains_what_is_in_flight_and_exits_0(launch: Any) -> None:
     worker = await launch()
     reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])

@@ -111,6 +111,7 @@ def test_a_repository_is_required() -> None:
         "--no-such-flag",
         "--http-por=1",
         "--exit-timeout-secs=nan",
+        "--http-idle-timeout-secs=0",
     ],
 )
 def test_bad_values_and_unknown_flags_are_usage_errors(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
