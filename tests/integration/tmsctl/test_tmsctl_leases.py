@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import server as support
+from tms_server.model import ids
 from tmsctl import errors
 
 TOO_BIG = "1000TiB"
@@ -218,3 +220,14 @@ async def test_the_shell_completes_leases(tmsctl: Any) -> None:
     tmsctl.environment |= words
     offered = (await tmsctl()).out.split()
     assert {made["id"], "digits"} <= set(offered)
+
+
+async def test_the_workers_lines_are_printed_and_cannot_steer_the_terminal(
+    tmsctl: Any, server: support.Running
+) -> None:
+    made = await active(tmsctl)
+    for text in ("first", "model a is \x1b[31mloaded"):
+        server.backend.say(ids.GroupId(made["worker_group"]), "worker", text)
+    done = await tmsctl("lease", "logs", made["id"], "--tail", "1")
+    assert f"{made['worker_group']}/worker  model a is \\x1b[31mloaded" in done.out.splitlines()
+    assert "first" not in done.out
