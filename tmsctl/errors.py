@@ -134,7 +134,7 @@ def _unreachable(code: grpc.StatusCode, text: str, address: str) -> CliError:
 
 def _details(error: grpc.RpcError) -> list[message.Message]:
     # The imports take their time and only a failed call needs them.
-    from google.rpc import error_details_pb2  # type: ignore[import-untyped] # noqa: PLC0415 - lazily; ships no types
+    from google.rpc import error_details_pb2  # noqa: PLC0415 - lazily, see above
     from grpc_status import rpc_status  # noqa: PLC0415 - lazily, see above
 
     try:

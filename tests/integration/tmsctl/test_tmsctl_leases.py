@@ -206,7 +206,7 @@ async def test_watching_prints_an_object_a_line_until_the_lease_has_ended(tmsctl
         assert await process.wait() == 0
     assert rest[-1]["lease"]["state"] == "LEASE_STATE_RELEASED"
     revisions = [int(update["revision"]) for update in [first, *rest]]
-    assert revisions == sorted(set(revisions))
+    assert revisions == sorted(revisions)
 
 
 async def test_namespaces_do_not_see_each_other(tmsctl: Any) -> None:

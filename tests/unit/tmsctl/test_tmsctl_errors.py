@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import any_pb2, message
-from google.rpc import (  # type: ignore[import-untyped] # ships no types
+from google.rpc import (
     code_pb2,
     error_details_pb2,
     status_pb2,
