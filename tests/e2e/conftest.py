@@ -11,11 +11,12 @@ from tests.support import system as systems
 
 @pytest.fixture
 def repository(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Models ``one``, ``two``, ``slow`` and ``broken``."""
+    """Models ``one``, ``two``, ``slow``, ``torch`` and ``broken``."""
     folder = tmp_path / "repository"
     models.double(folder, "one")
     models.double(folder, "two")
     models.slow(folder, "slow")
+    models.torch(folder, "torch")
     models.broken(folder, "broken")
     return folder
 

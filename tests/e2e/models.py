@@ -35,6 +35,13 @@ def slow(repository: pathlib.Path, name: str) -> None:
     )
 
 
+def torch(repository: pathlib.Path, name: str) -> None:
+    """By its file a PyTorch model; its bytes are none."""
+    path = repository / name / "1" / "model.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no archive of weights")
+
+
 def broken(repository: pathlib.Path, name: str) -> None:
     """Not a model at all."""
     path = repository / name / "1" / "model.onnx"

@@ -9,6 +9,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,9 +31,10 @@ class System:
         self.folder, self.repository, self._flags = folder, repository, flags
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None
+        self._port = 0
 
     def start(self) -> None:
-        """Starts the control plane and returns once it answers."""
+        """Starts the control plane and returns once it answers; at each later start on the port of the first."""
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
         places = [
@@ -39,7 +42,13 @@ class System:
             f"--repository=models={self.repository}",
             f"--ready-file={ready}",
         ]
-        command = [str(PROGRAMS / "tms-server"), *places, "--api-port=0", "--metrics-port=0", "--stop-workers-at-exit"]
+        command = [
+            str(PROGRAMS / "tms-server"),
+            *places,
+            f"--api-port={self._port}",
+            "--metrics-port=0",
+            "--stop-workers-at-exit",
+        ]
         with (self.folder / "server.log").open("ab") as log:
             self._server = subprocess.Popen([*command, *self._flags], stdout=log, stderr=log, start_new_session=True)
         while not ready.exists():
@@ -47,6 +56,7 @@ class System:
                 code = self._server.wait(timeout=0.05)
                 raise AssertionError(f"tms-server ended with {code}: {self.log()[-2000:]}")
         self.target = json.loads(ready.read_text())["api"]
+        self._port = int(self.target.rpartition(":")[2])
         self._channel = grpc.insecure_channel(self.target)
 
     def kill_server(self) -> None:
@@ -89,6 +99,14 @@ class System:
         assert self._channel is not None
         listed = pool_pb2_grpc.WorkersStub(self._channel).List(pool_pb2.ListWorkersRequest(), timeout=PATIENCE_S)
         return list(listed.workers)
+
+    def until_workers(self, holds: Callable[[list[pool_pb2.Worker]], bool]) -> list[pool_pb2.Worker]:
+        """Asks for the workers again and again until something holds of them; there is no stream of workers to wait on."""
+        end_s, pause = time.monotonic() + PATIENCE_S, threading.Event()
+        while not holds(workers := self.workers()):
+            assert time.monotonic() < end_s, workers
+            pause.wait(0.05)
+        return workers
 
     def worker_pid(self, group_id: str) -> int:
         """Process of the inference server of a worker."""
