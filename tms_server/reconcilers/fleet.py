@@ -22,7 +22,7 @@ from tms_server.world import live
 
 log = structlog.get_logger(__name__)
 DRAIN_BOUND = dt.timedelta(minutes=2)
-"""A group whose worker holds only what is over, and does not confirm it for so long, is retired with it."""
+"""A worker that holds only what is over, and does not confirm it for so long, is retired; its absence confirms."""
 
 Work = Coroutine[None, None, None]
 Spawn = Callable[[Work], "asyncio.Task[None]"]
@@ -68,7 +68,9 @@ class Fleet:
         parts.metrics.show_fleet(stored.leases.values(), stored.shrink.groups, stored.shrink.assignments)
         observed = await parts.backend.observe()
         parts.live.observe(observed)
-        for action in diff.actions(stored.shrink.groups, [each.group_id for each in observed]):
+        stuck = _stuck(stored, now)
+        wanted = [each for each in stored.shrink.groups if each not in stuck]
+        for action in diff.actions(wanted, [each.group_id for each in observed]):
             self._start(action, stored)
         return next_at
 
@@ -79,8 +81,7 @@ class Fleet:
     async def _resize(self, now: dt.datetime) -> dt.datetime | None:
         stored = await self._parts.store.read(self._load)
         planned = shrink.resize(stored.shrink, now, self._parts.ids)
-        stuck = _stuck(stored, now)
-        if planned.add or planned.mark or planned.remove or stuck:
+        if planned.add or planned.mark or planned.remove:
             await self._parts.store.write(lambda unit: self._apply(unit, now))
         return planned.next_at
 
@@ -91,7 +92,7 @@ class Fleet:
             unit.put_group(added, None)
         for marked in planned.mark:
             unit.put_group(marked, marked.generation)
-        for removed in {each.id: each for each in (*planned.remove, *_stuck(stored, now))}.values():
+        for removed in planned.remove:
             unit.delete_group(removed.id)
             unit.delete_endpoint(desired.group_owner(removed.id))
 

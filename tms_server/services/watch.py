@@ -18,7 +18,8 @@ from tms_server.world import signal
 
 BATCH = 500
 WATCHED_MAX = 1000
-_LOADING = (lease.LeaseState.PLACED, lease.LeaseState.LOADING)
+_MOVING = (lease.LeaseState.PLACED, lease.LeaseState.LOADING, lease.LeaseState.RELEASING)
+"""States in which the worker's word changes what is shown while nothing stored does."""
 _Progress = tuple[tuple[str, str, str, int], ...]
 
 
@@ -85,7 +86,7 @@ class _Watch:
         self._wanted: frozenset[ids.LeaseId] = frozenset()
         self._ended: frozenset[ids.LeaseId] = frozenset()
         self._sent: dict[ids.LeaseId, tuple[int, _Progress]] = {}
-        self._loading: frozenset[ids.LeaseId] = frozenset()
+        self._moving: frozenset[ids.LeaseId] = frozenset()
 
     async def updates(self, after_revision: int) -> AsyncIterator[Update]:
         read = self._parts.store.read
@@ -128,8 +129,8 @@ class _Watch:
         end = changes[-1].revision if changes else revision
         last = {each.lease_id: each.revision for each in changes if self._is_mine(each)}
         places = sorted(last.items(), key=lambda item: item[1])
-        # The loads of the others may have gone on without a change of what is stored.
-        places += [(each, end) for each in sorted(self._loading - last.keys())]
+        # The loads and unloads of the others may have gone on without a change of what is stored.
+        places += [(each, end) for each in sorted(self._moving - last.keys())]
         found = [(reader.get_lease(lease_id), at) for lease_id, at in places]
         told = tuple((each, at) for each, at in found if each is not None)
         around = views.context(reader, [each for each, _ in told])
@@ -149,7 +150,7 @@ class _Watch:
 
     def _note(self, stored: lease.Lease, sent: tuple[int, _Progress]) -> None:
         self._sent[stored.id] = sent
-        self._loading = self._loading | {stored.id} if stored.state in _LOADING else self._loading - {stored.id}
+        self._moving = self._moving | {stored.id} if stored.state in _MOVING else self._moving - {stored.id}
         if stored.state.ended:
             self._ended |= {stored.id}
             del self._sent[stored.id]

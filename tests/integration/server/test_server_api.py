@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
+from protos.tms.v1 import agent_pb2_grpc, common_pb2, lease_pb2, pool_pb2
 from tests.support import server as servers
 from tms_server.model import errors
 
@@ -152,12 +152,14 @@ async def test_a_watch_of_ended_leases_ends_and_one_of_the_future_is_refused(ser
 
 async def test_acquire_follows_to_active_and_shows_the_load(server: servers.Running) -> None:
     server.sidecars.prepare(lambda sidecar: sidecar.hold("one"))
-    states = []
+    states, loads = [], []
     async for update in server.leases.Acquire(lease_pb2.CreateLeaseRequest(models=[servers.model("one")])):
         states.append(update.lease.state)
-        if update.lease.state == lease_pb2.LEASE_STATE_LOADING:
-            assert update.lease.model_statuses[0].state == common_pb2.MODEL_STATE_LOADING
+        loads.append(update.lease.model_statuses[0].state)
+        if loads[-1] == common_pb2.MODEL_STATE_LOADING:
             server.sidecars.of(update.lease.worker_group).finish("one")
+    assert common_pb2.MODEL_STATE_LOADING in loads
+    assert loads[-1] == common_pb2.MODEL_STATE_READY
     assert states[0] == lease_pb2.LEASE_STATE_PENDING
     assert states[-1] == lease_pb2.LEASE_STATE_ACTIVE
 
@@ -316,19 +318,21 @@ async def test_a_sidecar_with_another_token_or_of_no_group_is_turned_away(server
         ("w-nobody", spec.token, grpc.StatusCode.NOT_FOUND),
     ):
         metadata = (("tms-worker-id", worker_id), ("authorization", f"Bearer {token}"))
-        call = server.channel.stream_stream("/tms.v1.Agents/Connect")(metadata=metadata)
-        assert (await refused(call.read()))[0] is code
+        call = agent_pb2_grpc.AgentsStub(server.channel).Connect(iter(()), metadata=metadata)
+        assert (await refused(anext(aiter(call))))[0] is code
     assert (await server.get(active.id)).state == lease_pb2.LEASE_STATE_ACTIVE
 
 
 async def test_health_and_reflection_answer(server: servers.Running) -> None:
-    health = health_pb2_grpc.HealthStub(server.channel)
+    # The stubs of these two packages know neither their methods nor asyncio.
+    health: Any = health_pb2_grpc.HealthStub(server.channel)
     answer = await health.Check(health_pb2.HealthCheckRequest(service="tms.v1.Leases"))
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     watched = health.Watch(health_pb2.HealthCheckRequest())
     assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
     watched.cancel()
-    reflection = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    reflection_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+    reflection = reflection_stub(server.channel)
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     async for told in reflection.ServerReflectionInfo(asked):
         names = {each.name for each in told.list_services_response.service}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import pathlib
 
@@ -103,11 +104,17 @@ async def test_streams_end_with_unavailable_when_the_server_stops(machine: serve
     async with servers.running(machine) as server:
         watching = server.leases.Watch(lease_pb2.WatchLeasesRequest())
         await server.create()
-        assert await watching.read() is not grpc.aio.EOF
+        first = asyncio.Event()
+
+        async def follow() -> None:
+            async for _ in watching:
+                first.set()
+
+        following = asyncio.create_task(follow())
+        await first.wait()
         server.app.stop()
         with pytest.raises(grpc.aio.AioRpcError) as ended:
-            async for _ in watching:
-                pass
+            await following
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from tms_server import __main__ as program
+from tms_server import settings
+
+
+def parse(*arguments: str) -> settings.Settings:
+    return settings.from_arguments(settings.parser().parse_args(arguments))
+
+
+def test_nothing_has_to_be_said(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    found = parse()
+    assert found.data_dir == tmp_path / "tms"
+    assert found.database == f"sqlite:///{tmp_path}/tms/tms.db"
+    assert (found.api.address, found.api.port, found.metrics.port) == ("127.0.0.1", 30345, 30346)
+    assert (found.default_pool.command, found.default_pool.max_workers) == ("tms-worker", 4)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text('[api]\nport = 1\naddress = "127.0.0.2"\n[timing]\nheartbeat_s = 3.0\n')
+    monkeypatch.setenv("TMS_CONFIG", str(file))
+    monkeypatch.setenv("TMS_API__PORT", "2")
+    monkeypatch.setenv("TMS_TIMING__HEARTBEAT_S", "4")
+    found = parse("--timing-heartbeat-s=5")
+    assert (found.api.address, found.api.port, found.timing.heartbeat_s) == ("127.0.0.2", 2, 5.0)
+
+
+def test_repositories_come_from_flags_and_file(tmp_path: pathlib.Path) -> None:
+    found = parse(f"--repository=models={tmp_path}", "--repository=far=s3://bucket/some/prefix")
+    assert found.repositories["models"].path == tmp_path
+    far = found.repositories["far"]
+    assert (far.bucket, far.prefix, far.keys.source) == ("bucket", "some/prefix", "environment")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[api]\nprot = 1", "api.prot"),
+        ("colour = 1", "colour"),
+        ("[api]\nport = 70000", "api.port"),
+        ("[metrics]\naddress = 3", "metrics.address"),
+        ("[tls]\ncertificate = 'x'", "tls"),
+        ("[repositories.a]\nbucket = 'b'\npath = '/p'", "repositories.a"),
+        ("[log]\nlevel = 'loud'", "log.level"),
+        ("not toml", "config"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: pathlib.Path, text: str, named: str) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text(text)
+    with pytest.raises(settings.SettingsError) as caught:
+        parse(f"--config={file}")
+    assert str(caught.value).startswith(named)
+
+
+def test_an_unknown_variable_of_a_section_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMS_API__PROT", "1")
+    with pytest.raises(settings.SettingsError, match=r"api\.prot"):
+        parse()
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(settings.SettingsError, match="cannot be read"):
+        parse(f"--config={tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("place", [{"api": {"address": "0.0.0.0"}}, {"metrics": {"address": "::"}}])
+def test_beyond_this_machine_needs_tls_or_a_word(place: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    with pytest.raises(settings.SettingsError, match="beyond this machine"):
+        settings.load(place, None)
+    told = {**place, "api": {**place.get("api", {}), "allow_plain": True}}
+    assert settings.load(told, None).api.allow_plain
+    tls = {"certificate": tmp_path, "key": tmp_path, "ca": tmp_path}
+    assert settings.load({**place, "tls": tls}, None).tls.ca == tmp_path
+
+
+def test_sidecars_dial_loopback_where_the_server_listens_everywhere() -> None:
+    found = settings.load({"api": {"address": "0.0.0.0", "allow_plain": True}}, None)
+    assert found.dial_host == "127.0.0.1"
+
+
+def test_every_plain_setting_has_a_description_and_a_flag() -> None:
+    helped = settings.parser().format_help()
+    for key, field in settings.leaves():
+        assert field.description, key
+        assert "--" + key.replace(".", "-").replace("_", "-") in helped
+
+
+def test_the_settings_are_printed_without_their_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text(
+        '[repositories.a]\nbucket = "b"\n[repositories.a.keys]\nsource = "static"\nsecret_access_key = "hush"\n'
+    )
+    monkeypatch.setattr("sys.argv", ["tms-server", "--print-config", f"--config={file}"])
+    program.main()
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["repositories"]["a"]["bucket"] == "b"
+    assert "hush" not in printed
+
+
+def test_wrong_settings_end_the_program_with_the_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tms-server", "--api-port=many"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    assert "api.port" in capsys.readouterr().err
