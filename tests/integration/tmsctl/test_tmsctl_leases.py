@@ -98,8 +98,9 @@ async def test_renewing_moves_the_end(tmsctl: Any) -> None:
     assert ended.err.startswith("error: ")
 
 
-async def test_leases_are_chosen_by_label_state_and_pool(tmsctl: Any) -> None:
+async def test_leases_are_chosen_by_label_state_and_pool(tmsctl: Any, server: support.Running) -> None:
     first = await active(tmsctl, "--label", "k=1")
+    server.advance(seconds=1)
     second = await active(tmsctl, "--label", "k=2")
     chosen = await tmsctl("lease", "list", "--label", "k=2", "--state", "active", "--pool", "default", "-o", "name")
     assert chosen.out == f"{second['id']}\n"
