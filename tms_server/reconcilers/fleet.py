@@ -18,7 +18,7 @@ from tms_server.model import group, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import store as store_module
-from tms_server.world import live
+from tms_server.world import addresses, live
 
 log = structlog.get_logger(__name__)
 DRAIN_BOUND = dt.timedelta(minutes=2)
@@ -97,16 +97,9 @@ class Fleet:
             unit.delete_endpoint(desired.group_owner(removed.id))
 
     async def _publish(self) -> None:
-        """Gives an address to each group, each lease that has a place and each name; once given it stays."""
+        """An address for each group, each lease that has a place and each name."""
         stored = await self._parts.store.read(self._load)
-        missing = [owner for owner in _owners(stored) if owner not in stored.endpoints]
-        taken = set(stored.endpoints.values())
-        found: dict[str, resources.Endpoint] = {}
-        for owner in missing:
-            found[owner] = self._parts.backend.publish(owner, taken)
-            taken.add(found[owner])
-        if found:
-            await self._parts.store.write(lambda unit: _put_endpoints(unit, found))
+        if await addresses.publish(self._parts.store, self._parts.backend, list(_owners(stored))):
             self._done()
 
     def _load(self, reader: store_module.Reader) -> Stored:
@@ -177,14 +170,6 @@ def _owners(stored: Stored) -> Iterator[str]:
             yield desired.lease_owner(assignment.lease_id)
     for name in stored.names:
         yield desired.name_owner(name.namespace, name.name)
-
-
-def _put_endpoints(unit: store_module.UnitOfWork, found: Mapping[str, resources.Endpoint]) -> None:
-    stored = unit.endpoints()
-    taken = set(stored.values())
-    for owner, endpoint in found.items():
-        if owner not in stored and endpoint not in taken:
-            unit.put_endpoint(owner, endpoint)
 
 
 def _stuck(stored: Stored, now: dt.datetime) -> tuple[group.WorkerGroup, ...]:

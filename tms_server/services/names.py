@@ -11,7 +11,7 @@ from tms_server.model import caller as caller_module
 from tms_server.model import errors, ids, lease, resources
 from tms_server.ports import store
 from tms_server.services import finding, parts
-from tms_server.world import endings
+from tms_server.world import addresses, endings
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +37,16 @@ class Names:
         validate.name("name", name)
         now = self.parts.clock.now()
 
-        def work(unit: store.UnitOfWork) -> NameView:
+        def work(unit: store.UnitOfWork) -> lease.NameBinding:
             target = finding.a_lease(unit, namespace, lease_id)
             if not target.state.living:
                 raise errors.FailedPrecondition(f"lease {target.id} is {target.state}; name a living lease")
-            return _view(unit, bind(unit, target, name, now))
+            return bind(unit, target, name, now)
 
-        shown = await self.parts.store.write(work)
+        binding = await self.parts.store.write(work)
+        await addresses.publish(self.parts.store, self.parts.backend, [desired.name_owner(namespace, name)])
         self.parts.changed.notify()
-        return shown
+        return await self.parts.store.read(lambda reader: _view(reader, binding))
 
     async def list(self, caller: caller_module.Caller, namespace: ids.Namespace) -> tuple[NameView, ...]:
         """All names of a namespace."""

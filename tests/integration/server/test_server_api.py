@@ -194,7 +194,8 @@ async def test_names_point_at_living_leases_and_are_repointed_in_one_step(server
     blue = await server.active(servers.model("one"), name="live")
     green = await server.active(servers.model("two"))
     assert blue.worker_group == green.worker_group
-    before = (await server.names.List(lease_pb2.ListLeaseNamesRequest())).names[0]
+    before = await server.names.Set(lease_pb2.SetLeaseNameRequest(name="live", lease_id=blue.id))
+    assert before.endpoint.host
     sidecar = server.sidecars.of(blue.worker_group)
     server.advance(seconds=1)
 
