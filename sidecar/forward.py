@@ -96,20 +96,32 @@ class _Side(asyncio.Protocol):
     def __init__(self, link: Link, observe: Callable[[bytes], None]) -> None:
         self._link, self._observe = link, observe
         self.transport: asyncio.Transport | None = None
-        self._ended = False
+        self._ended = self._waits = self._gone = False
+        self._early = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of it.
         self.transport = typing.cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         if self.other.transport is None:
-            self.transport.pause_reading()
-        else:
+            return
+        self.say(bytes(self._early))
+        self._early.clear()
+        if self.other._gone:  # noqa: SLF001 - the same class
+            self.close()
+        elif self.other._ended:  # noqa: SLF001 - the same class
+            self.transport.write_eof()
+        elif self.other._waits:  # noqa: SLF001 - the same class
             self.other.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._observe(data)
-        self.other.say(data)
+        if self.other.transport is None:
+            # uvloop takes no pause before the first bytes, so these may be early; there are no more of them.
+            self.other._early += data  # noqa: SLF001 - the same class
+            self._wait()
+        else:
+            self.other.say(data)
         self._link.passed()
 
     def eof_received(self) -> bool:
@@ -121,6 +133,11 @@ class _Side(asyncio.Protocol):
             self.other.close()
         return True
 
+    def _wait(self) -> None:
+        if self.transport is not None and not self._waits:
+            self._waits = True
+            self.transport.pause_reading()
+
     def pause_writing(self) -> None:
         if self.other.transport is not None and not self.other.transport.is_closing():
             self.other.transport.pause_reading()
@@ -130,6 +147,7 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
         if exc is None:
             self.other.close()
         else:

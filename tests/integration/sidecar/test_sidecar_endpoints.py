@@ -6,10 +6,11 @@ import gc
 import pathlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import grpc
 import pytest
+import uvloop
 
 from sidecar import endpoints, values
 
@@ -59,21 +60,36 @@ def serving(*models: str, metrics_port: int = 0) -> values.Serving:
     return values.Serving(endpoint, models or ("digits",))
 
 
-@pytest.fixture
-async def worker() -> AsyncIterator[Worker]:
-    made = Worker()
-    yield made
-    await made.stop()
+Scenario = Callable[[Worker, endpoints.Endpoints], Awaitable[None]]
 
 
-@pytest.fixture
-async def forwarder(worker: Worker) -> AsyncIterator[endpoints.Endpoints]:
-    port = await worker.start()
+def on_both_loops(scenario: Scenario) -> Callable[..., None]:
+    """The loop that the sidecar runs on, and the one that defines what loops do."""
+
+    async def whole() -> None:
+        async with world() as (worker, forwarder):
+            await scenario(worker, forwarder)
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+    def test(run: Callable[[Coroutine[None, None, None]], None]) -> None:
+        run(whole())
+
+    return test
+
+
+@contextlib.asynccontextmanager
+async def world() -> AsyncIterator[tuple[Worker, endpoints.Endpoints]]:
+    """A worker and what forwards to it; no socket may be left in the end."""
     before = open_sockets()
-    made = endpoints.Endpoints(values.Endpoint("127.0.0.1", port, port, port), drain_s=PATIENCE_S)
-    yield made
-    await made.close()
-    await until(lambda: open_sockets() <= before + len(worker._taken))
+    worker = Worker()
+    port = await worker.start()
+    forwarder = endpoints.Endpoints(values.Endpoint("127.0.0.1", port, port, port), drain_s=PATIENCE_S)
+    try:
+        yield worker, forwarder
+    finally:
+        await forwarder.close()
+        await worker.stop()
+    await until(lambda: open_sockets() <= before)
 
 
 def open_sockets() -> int:
@@ -102,6 +118,7 @@ async def bounded(work: Awaitable[bytes]) -> bytes:
         return await work
 
 
+@on_both_loops
 async def test_bytes_pass_both_ways_and_half_closes_too(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     wanted = serving(metrics_port=free_port())
     assert forwarder.sync([wanted])
@@ -119,6 +136,7 @@ async def test_bytes_pass_both_ways_and_half_closes_too(worker: Worker, forwarde
     writer.close()
 
 
+@on_both_loops
 async def test_who_cannot_take_more_stops_the_other(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     wanted = serving(metrics_port=free_port())
     forwarder.sync([wanted])
@@ -149,6 +167,7 @@ async def test_who_cannot_take_more_stops_the_other(worker: Worker, forwarder: e
     writer.close()
 
 
+@on_both_loops
 async def test_it_opens_only_when_all_ports_can_be_bound(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         wanted = values.Serving(values.Endpoint("127.0.0.1", free_port(), other.getsockname()[1], 0), ("digits",))
@@ -161,6 +180,7 @@ async def test_it_opens_only_when_all_ports_can_be_bound(worker: Worker, forward
     assert forwarder.sync([wanted])
 
 
+@on_both_loops
 async def test_two_holders_share_an_address_during_a_move(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     wanted = serving()
     port = forwarder._worker.http_port
@@ -180,6 +200,7 @@ async def test_two_holders_share_an_address_during_a_move(worker: Worker, forwar
     await other.close()
 
 
+@on_both_loops
 async def test_closing_lets_a_call_finish_and_takes_no_new_one(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     wanted = serving("digits", "other")
     forwarder.sync([wanted])
@@ -211,8 +232,9 @@ async def test_closing_lets_a_call_finish_and_takes_no_new_one(worker: Worker, f
         each.close()
 
 
-async def test_a_call_that_never_ends_is_cut_at_the_bound(worker: Worker) -> None:
-    port = await worker.start()
+@on_both_loops
+async def test_a_call_that_never_ends_is_cut_at_the_bound(worker: Worker, forwarder: endpoints.Endpoints) -> None:
+    port = forwarder._worker.http_port
     impatient = endpoints.Endpoints(values.Endpoint("127.0.0.1", port, port, port), drain_s=1)
     wanted = serving()
     impatient.sync([wanted])
@@ -227,6 +249,7 @@ async def test_a_call_that_never_ends_is_cut_at_the_bound(worker: Worker) -> Non
     writer.close()
 
 
+@on_both_loops
 async def test_a_reset_on_one_side_reaches_the_other(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     wanted = serving()
     forwarder.sync([wanted])
@@ -244,12 +267,12 @@ async def test_a_reset_on_one_side_reaches_the_other(worker: Worker, forwarder: 
     await until(lambda: forwarder.in_flight() == {})
 
 
-async def test_a_worker_that_refuses_ends_the_client(worker: Worker) -> None:
+@on_both_loops
+async def test_a_worker_that_refuses_ends_the_client(worker: Worker, forwarder: endpoints.Endpoints) -> None:
     dead = free_port()
     forwarding = endpoints.Endpoints(values.Endpoint("127.0.0.1", dead, dead, dead), drain_s=PATIENCE_S)
     wanted = serving()
     forwarding.sync([wanted])
-    await worker.start()
 
     reader, writer = await connect(wanted.endpoint.http_port)
 
@@ -259,7 +282,31 @@ async def test_a_worker_that_refuses_ends_the_client(worker: Worker) -> None:
     await forwarding.close()
 
 
-async def test_a_real_grpc_call_counts_and_its_idle_channel_does_not(forwarder: endpoints.Endpoints) -> None:
+@on_both_loops
+async def test_a_worker_that_speaks_first_and_goes_is_heard(worker: Worker, forwarder: endpoints.Endpoints) -> None:
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"welcome and goodbye")
+        writer.close()
+
+    rude = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = rude.sockets[0].getsockname()[1]
+    forwarding = endpoints.Endpoints(values.Endpoint("127.0.0.1", port, port, port), drain_s=PATIENCE_S)
+    wanted = serving(metrics_port=free_port())
+    forwarding.sync([wanted])
+
+    for _ in range(20):
+        reader, writer = await connect(wanted.endpoint.metrics_port)
+        assert await bounded(reader.read()) == b"welcome and goodbye"
+        writer.close()
+    await forwarding.close()
+    rude.close()
+    await rude.wait_closed()
+
+
+@on_both_loops
+async def test_a_real_grpc_call_counts_and_its_idle_channel_does_not(
+    worker: Worker, forwarder: endpoints.Endpoints
+) -> None:
     """grpc itself on both ends, so that its own frames between calls are looked at."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
