@@ -24,8 +24,8 @@ from rich.table import Table
 
 from examples.digits import train
 
-HOLD, WINDOW = "4s", "6s"
-USE_S = 9.0
+HOLD, WINDOW = "15s", "10s"
+USE_S = 15.0
 PROGRAMS = pathlib.Path(sys.executable).parent
 console = Console(highlight=False)
 
