@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore
 import botocore.config
 import botocore.exceptions
 import tenacity
@@ -169,6 +170,7 @@ def location(uri: str, path: str) -> tuple[str, str]:
 
 def _client(access: values.S3Access) -> S3Client:
     config = botocore.config.Config(
+        signature_version=None if access.access_key_id else botocore.UNSIGNED,
         connect_timeout=5,
         read_timeout=10,
         max_pool_connections=_PARALLEL,
@@ -176,13 +178,15 @@ def _client(access: values.S3Access) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if access.path_style else "auto"},
+        ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] # the stubs lack it
     )
+    # Always given keys, used or not, so that none meant for somebody else are searched for in this environment.
     return boto3.session.Session().client(
         "s3",
         endpoint_url=access.endpoint_url or None,
         region_name=access.region or None,
-        aws_access_key_id=access.access_key_id or None,
-        aws_secret_access_key=access.secret_access_key or None,
+        aws_access_key_id=access.access_key_id or "anonymous",
+        aws_secret_access_key=access.secret_access_key or "anonymous",
         aws_session_token=access.session_token or None,
         config=config,
     )
@@ -217,8 +221,6 @@ def _failure(error: BaseException, file: values.SourceFile) -> errors.ModelFaile
         return errors.ModelFailed(
             "StoreUnavailable", f"the store did not answer for {file.path!r} ({type(error).__name__})", retryable=True
         )
-    if isinstance(error, botocore.exceptions.NoCredentialsError):
-        return errors.ModelFailed("NoCredentials", "there are no credentials for the store")
     return errors.ModelFailed("FetchFailed", f"{file.path!r} could not be read ({type(error).__name__})")
 
 

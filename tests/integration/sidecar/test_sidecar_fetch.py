@@ -280,6 +280,16 @@ def test_a_fetch_is_called_off(kept: cache.Cache, store: Store) -> None:
         fetch.fetch(kept, model, stop, fetch.Progress(5))
 
 
+def test_a_public_object_needs_no_credentials(kept: cache.Cache, store: Store) -> None:
+    file = store.put("m", "f", b"first")
+    store.client.put_object_acl(Bucket="models", Key="m/f", ACL="public-read")
+    anonymous = values.S3Access(endpoint_url=store.url, path_style=True)
+
+    [learnt] = run(kept, dataclasses.replace(s3_model(store, (file,)), access=anonymous))
+
+    assert learnt.sha256 == sha256(b"first")
+
+
 def test_without_credentials_the_cache_still_serves(kept: cache.Cache, store: Store) -> None:
     model = s3_model(store, (store.put("m", "f", b"first"),))
     bare = dataclasses.replace(model, access=None)
