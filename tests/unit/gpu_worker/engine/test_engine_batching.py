@@ -82,7 +82,7 @@ def test_batches_keep_every_law(script: tuple[list[Item], batching.Config], serv
 @hypothesis.given(scripts(), strategies.integers(0, 60))
 def test_no_batch_is_smaller_than_it_must_be(script: tuple[list[Item], batching.Config], service_ns: int) -> None:
     items, config = script
-    hypothesis.assume(config.dynamic and not config.preferred_sizes)
+    config = dataclasses.replace(config, dynamic=True, preferred_sizes=frozenset())
     for run in simulate(items, config, service_ns):
         after = run.items[-1].number + 1
         waiting = [item for item in items[after : after + 1] if item.arrival_ns <= run.started_ns]
