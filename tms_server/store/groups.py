@@ -18,8 +18,10 @@ _GROUP_IDS = sa.select(_GROUPS.id)
 _ALL_ASSIGNMENTS = sa.select(tables.ASSIGNMENTS).order_by(
     _ASSIGNMENTS.assigned_at, _ASSIGNMENTS.lease_id, _ASSIGNMENTS.copy, _ASSIGNMENTS.group_id
 )
+_OF_LEASE = _ALL_ASSIGNMENTS.where(_ASSIGNMENTS.lease_id == sa.bindparam("b_lease_id"))
 _ALL_REPORTS = sa.select(tables.GROUP_REPORTS).order_by(tables.GROUP_REPORTS.c.group_id)
 _ALL_MEASUREMENTS = sa.select(tables.MEASUREMENTS).order_by(*tables.MEASUREMENTS.primary_key.columns)
+_OF_SOURCE = _ALL_MEASUREMENTS.where(_MEASUREMENTS.source_digest == sa.bindparam("b_source_digest"))
 _REPLACE_GROUP = session.update_by_key(tables.WORKER_GROUPS).where(_GROUPS.generation == sa.bindparam("b_expected"))
 
 
@@ -33,14 +35,17 @@ class GroupReads(session.ReadSession):
     def groups(self) -> tuple[group.WorkerGroup, ...]:
         return tuple(map(mapping.group_value, self._all(_ALL_GROUPS)))
 
-    def assignments(self) -> tuple[group.Assignment, ...]:
-        return tuple(map(mapping.assignment_value, self._all(_ALL_ASSIGNMENTS)))
+    def assignments(self, lease_id: ids.LeaseId | None = None) -> tuple[group.Assignment, ...]:
+        rows = self._all(_ALL_ASSIGNMENTS) if lease_id is None else self._all(_OF_LEASE, b_lease_id=lease_id)
+        return tuple(map(mapping.assignment_value, rows))
 
     def reports(self) -> tuple[group.GroupReport, ...]:
         return tuple(map(mapping.report_value, self._all(_ALL_REPORTS)))
 
-    def measurements(self) -> tuple[group.Measurement, ...]:
-        return tuple(map(mapping.measurement_value, self._all(_ALL_MEASUREMENTS)))
+    def measurements(self, source_digest: ids.Digest | None = None) -> tuple[group.Measurement, ...]:
+        whole = source_digest is None
+        rows = self._all(_ALL_MEASUREMENTS) if whole else self._all(_OF_SOURCE, b_source_digest=source_digest)
+        return tuple(map(mapping.measurement_value, rows))
 
 
 class GroupWrites(session.WriteSession, GroupReads):

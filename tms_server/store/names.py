@@ -12,6 +12,7 @@ from tms_server.store import mapping, session, tables
 _NAMES = tables.NAMES.c
 _ALL = sa.select(tables.NAMES).order_by(_NAMES.namespace, _NAMES.name)
 _IN_NAMESPACE = _ALL.where(_NAMES.namespace == sa.bindparam("b_namespace"))
+_OF_LEASE = _ALL.where(_NAMES.lease_id == sa.bindparam("b_lease_id"))
 _ENDPOINTS = sa.select(tables.ENDPOINTS).order_by(tables.ENDPOINTS.c.owner)
 
 
@@ -25,6 +26,13 @@ class NameReads(session.ReadSession):
     def names(self, namespace: ids.Namespace | None = None) -> tuple[lease.NameBinding, ...]:
         rows = self._all(_ALL) if namespace is None else self._all(_IN_NAMESPACE, b_namespace=namespace)
         return tuple(map(mapping.name_value, rows))
+
+    def names_of(self, lease_id: ids.LeaseId) -> tuple[lease.NameBinding, ...]:
+        return tuple(map(mapping.name_value, self._all(_OF_LEASE, b_lease_id=lease_id)))
+
+    def get_endpoint(self, owner: str) -> resources.Endpoint | None:
+        row = self._one(session.select_by_key(tables.ENDPOINTS), b_owner=owner)
+        return None if row is None else mapping.endpoint_value(row)
 
     def endpoints(self) -> Mapping[str, resources.Endpoint]:
         return {row["owner"]: mapping.endpoint_value(row) for row in self._all(_ENDPOINTS)}
