@@ -28,12 +28,14 @@ Pass = Callable[[], Awaitable[dt.datetime | None]]
 class Timing:
     """`interval` is the longest time without a pass (by the clock).
 
-    The others are seconds on the machine's own monotonic clock: `rest_s` between passes, so that many wakes become one
-    pass, and the pauses after failures.
+    The others are on the machine's own monotonic clock: at least `rest_s` seconds, and `rest_factor` times the length of
+    the pass, between passes, so that many wakes become one pass and a great fleet leaves time for calls; and the pauses
+    after failures.
     """
 
     interval: dt.timedelta = dt.timedelta(seconds=5)
-    rest_s: float = 0.01
+    rest_s: float = 0.005
+    rest_factor: float = 4.0
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 30.0
 
@@ -75,9 +77,10 @@ class Loop:
         """Passes until cancelled."""
         while True:
             self._woken.clear()
+            started, began_at = time.monotonic(), self._clock.now()
             due = await self._pass()
-            await _rest(self._pause_s())
-            await self._until(min(filter(None, (due, self._clock.now() + self._timing.interval))))
+            await _rest(self._pause_s(time.monotonic() - started))
+            await self._until(min(filter(None, (due, began_at + self._timing.interval))))
 
     async def _pass(self) -> dt.datetime | None:
         started = time.monotonic()
@@ -105,9 +108,9 @@ class Loop:
         log.warning("pass.failed", loop=self.name, error=self.status.last_error, exc_info=None if expected else error)
         self.wake()
 
-    def _pause_s(self) -> float:
+    def _pause_s(self, pass_s: float) -> float:
         if self.status.failures_in_a_row == 0:
-            return self._timing.rest_s
+            return max(self._timing.rest_s, self._timing.rest_factor * pass_s)
         doublings = min(self.status.failures_in_a_row - 1, 16)
         return min(self._timing.longest_backoff_s, self._timing.first_backoff_s * 2.0**doublings)
 

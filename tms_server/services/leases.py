@@ -97,14 +97,15 @@ class Leases:
         if duration is not None:
             validate.span("duration", duration)
 
-        def work(unit: store.UnitOfWork) -> tuple[lease.Lease, views.Context]:
-            now = self.parts.clock.now()
+        def work(unit: store.UnitOfWork) -> lease.Lease:
             held = finding.a_lease(unit, namespace, text)
-            renewed = expiry.renew(held, duration, now, allow_shorten=allow_shorten)
+            renewed = expiry.renew(held, duration, self.parts.clock.now(), allow_shorten=allow_shorten)
             unit.renew_lease(held.id, renewed.renewed_until, renewed.last_activity_at)
-            return renewed, views.context(unit, [renewed])
+            return renewed
 
-        shown = self._view(*await self.parts.store.write(work))
+        renewed = await self.parts.store.write(work)
+        around = await self.parts.store.read(lambda reader: views.context(reader, [renewed]))
+        shown = self._view(renewed, around)
         if allow_shorten:
             # A renewal raises no revision, and an end may now be due before the next pass.
             self.parts.changed.notify()
@@ -213,9 +214,7 @@ def _released(caller: caller_module.Caller, message: str, now: dt.datetime) -> l
 
 def _groups(reader: store.Reader, lease_id: ids.LeaseId) -> tuple[ids.GroupId, ...]:
     """Groups that hold the lease, the wanted one last."""
-    booked = sorted(
-        (each for each in reader.assignments() if each.lease_id == lease_id), key=lambda each: not each.draining
-    )
+    booked = sorted((each for each in reader.assignments(lease_id)), key=lambda each: not each.draining)
     return tuple(dict.fromkeys(each.group_id for each in booked))
 
 

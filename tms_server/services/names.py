@@ -95,11 +95,12 @@ def bind(unit: store.UnitOfWork, target: lease.Lease, name: ids.LeaseName, now: 
 
 
 def _tell_groups(unit: store.UnitOfWork, leases: set[ids.LeaseId]) -> None:
-    groups = {each.group_id for each in unit.assignments() if each.lease_id in leases and not each.draining}
+    booked = (each for lease_id in leases for each in unit.assignments(lease_id))
+    groups = {each.group_id for each in booked if not each.draining}
     for group_id in sorted(groups):
         endings.bump(unit, group_id)
 
 
 def _view(reader: store.Reader, binding: lease.NameBinding) -> NameView:
     owner = desired.name_owner(binding.namespace, binding.name)
-    return NameView(binding=binding, endpoint=reader.endpoints().get(owner))
+    return NameView(binding=binding, endpoint=reader.get_endpoint(owner))

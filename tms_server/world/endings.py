@@ -9,14 +9,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 from tms_server.fleet import desired
 from tms_server.leases import lifecycle, progress
 from tms_server.model import group, ids, lease
 from tms_server.ports import store
 
-Booked = Mapping[ids.LeaseId, Sequence[group.Assignment]]
 PAGE = 1000
 FINAL_EVENT = {
     lease.LeaseState.RELEASED: "Released",
@@ -33,7 +32,6 @@ def end(unit: store.UnitOfWork, ending: lease.Lease, why: lease.LeaseEnd) -> lea
 
 def end_all(unit: store.UnitOfWork, endings: Iterable[tuple[lease.Lease, lease.LeaseEnd]]) -> tuple[lease.Lease, ...]:
     """Ends living leases with their children; answers those asked for, in order."""
-    booked = _booked(unit)
     ended = []
     for ending, why in endings:
         # An end before may have taken this one along as a child.
@@ -41,8 +39,8 @@ def end_all(unit: store.UnitOfWork, endings: Iterable[tuple[lease.Lease, lease.L
         if stored is None or not stored.state.living:
             ended.append(stored or ending)
             continue
-        ended.append(_end_one(unit, stored, why, booked))
-        _end_children(unit, stored, why, booked)
+        ended.append(_end_one(unit, stored, why))
+        _end_children(unit, stored, why)
     return tuple(ended)
 
 
@@ -51,10 +49,9 @@ def confirm(unit: store.UnitOfWork, gone: Iterable[group.Assignment], now: dt.da
     confirmed = list(gone)
     for assignment in confirmed:
         unit.delete_assignment(assignment.lease_id, assignment.group_id, assignment.copy)
-    left = _booked(unit)
     for lease_id in dict.fromkeys(each.lease_id for each in confirmed):
         stored = unit.get_lease(lease_id)
-        if stored is not None and stored.state is lease.LeaseState.RELEASING and not left.get(lease_id):
+        if stored is not None and stored.state is lease.LeaseState.RELEASING and not unit.assignments(lease_id):
             _finish(unit, stored, now)
 
 
@@ -69,8 +66,8 @@ def revoke_for_parent(why: lease.LeaseEnd, parent_id: ids.LeaseId) -> lease.Leas
     )
 
 
-def _end_one(unit: store.UnitOfWork, ending: lease.Lease, why: lease.LeaseEnd, booked: Booked) -> lease.Lease:
-    held = booked.get(ending.id, ())
+def _end_one(unit: store.UnitOfWork, ending: lease.Lease, why: lease.LeaseEnd) -> lease.Lease:
+    held = unit.assignments(ending.id)
     for assignment in held:
         if not assignment.draining:
             unit.put_assignment(progress.drained(assignment, bump(unit, assignment.group_id)))
@@ -83,12 +80,12 @@ def _end_one(unit: store.UnitOfWork, ending: lease.Lease, why: lease.LeaseEnd, b
     return saved
 
 
-def _end_children(unit: store.UnitOfWork, parent: lease.Lease, why: lease.LeaseEnd, booked: Booked) -> None:
+def _end_children(unit: store.UnitOfWork, parent: lease.Lease, why: lease.LeaseEnd) -> None:
     parents = collections.deque([parent])
     while parents:
         above = parents.popleft()
         for child in list(_living_children(unit, above)):
-            _end_one(unit, child, revoke_for_parent(why, above.id), booked)
+            _end_one(unit, child, revoke_for_parent(why, above.id))
             parents.append(child)
 
 
@@ -115,10 +112,3 @@ def _finish(unit: store.UnitOfWork, releasing: lease.Lease, now: dt.datetime) ->
     event = store.NewEvent(type=FINAL_EVENT[finished.state], message=message, actor="system", at=now)
     unit.save_lease(finished, event)
     unit.delete_endpoint(desired.lease_owner(finished.id))
-
-
-def _booked(unit: store.Reader) -> dict[ids.LeaseId, list[group.Assignment]]:
-    found: dict[ids.LeaseId, list[group.Assignment]] = {}
-    for assignment in unit.assignments():
-        found.setdefault(assignment.lease_id, []).append(assignment)
-    return found
