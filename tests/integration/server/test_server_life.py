@@ -8,6 +8,7 @@ from google.protobuf import duration_pb2
 
 from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
 from tests.support import server as servers
+from tests.support import sidecars
 
 MINUTE_S = 60.0
 
@@ -47,16 +48,18 @@ async def test_use_renews_and_an_idle_lease_ends_one_window_after_its_last_use(s
 
 
 async def test_nothing_expires_without_the_proof_that_it_was_idle(server: servers.Running) -> None:
+    def forgetful(sidecar: sidecars.SimulatedSidecar) -> None:
+        sidecar.activity_known = False
+
+    server.sidecars.prepare(forgetful)
     active = await server.active(times=_times(hold_s=10, window_s=10))
-    sidecar = server.sidecars.of(active.worker_group)
-    sidecar.activity_known = False
     server.advance(seconds=30)
     # Another lease's whole life passes meanwhile.
     other = await server.active(servers.model("two"), times=_times(hold_s=1, window_s=1, renewal="MANUAL"))
     server.advance(seconds=2)
     await server.until_state(other.id, lease_pb2.LEASE_STATE_EXPIRED)
     assert (await server.get(active.id)).state == lease_pb2.LEASE_STATE_ACTIVE
-    sidecar.activity_known = True
+    server.sidecars.of(active.worker_group).activity_known = True
     server.advance(seconds=6)
     assert (await server.until_state(active.id, lease_pb2.LEASE_STATE_EXPIRED)).end.reason == "Idle"
 
