@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import structlog
 
 from protos.tms.v1 import agent_pb2, agent_pb2_grpc, pool_pb2, pool_pb2_grpc
 from tms_server.api import callers, convert_fleet, fields
 from tms_server.model import errors, ids
 from tms_server.services import agents, pools, workers
 
+log = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 WORKER_ID = "tms-worker-id"
 AUTHORIZATION = "authorization"
@@ -87,9 +89,9 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             session.close(errors.Unavailable("the sidecar has closed the stream"))
         except errors.TmsError as error:
             session.close(error)
-        except Exception as error:
-            session.close(errors.Unavailable(f"the stream broke: {error}"))
-            raise
+        except Exception as error:  # noqa: BLE001 - the task is nobody's; the session tells and the log has it
+            log.warning("sidecar.stream_broke", group=session.group_id, exc_info=error)
+            session.close(errors.Unavailable("the stream broke"))
 
     def _take(self, session: agents.Session, message: agent_pb2.AgentMessage) -> None:
         match message.WhichOneof("message"):

@@ -62,9 +62,13 @@ class Fleet:
     async def __call__(self) -> dt.datetime | None:
         parts = self._parts
         now = parts.clock.now()
-        next_at = await self._resize(now)
-        await self._publish()
         stored = await parts.store.read(self._load)
+        planned = shrink.resize(stored.shrink, now, parts.ids)
+        if planned.add or planned.mark or planned.remove:
+            await parts.store.write(lambda unit: self._apply(unit, now))
+            stored = await parts.store.read(self._load)
+        if await self._publish(stored):
+            stored = await parts.store.read(self._load)
         parts.metrics.show_fleet(stored.leases.values(), stored.shrink.groups, stored.shrink.assignments)
         observed = await parts.backend.observe()
         parts.live.observe(observed)
@@ -72,18 +76,11 @@ class Fleet:
         wanted = [each for each in stored.shrink.groups if each not in stuck]
         for action in diff.actions(wanted, [each.group_id for each in observed]):
             self._start(action, stored)
-        return next_at
+        return planned.next_at
 
     async def settled(self) -> None:
         """Returns once every launch and retirement that goes on now has ended."""
         await asyncio.gather(*self._busy.values())
-
-    async def _resize(self, now: dt.datetime) -> dt.datetime | None:
-        stored = await self._parts.store.read(self._load)
-        planned = shrink.resize(stored.shrink, now, self._parts.ids)
-        if planned.add or planned.mark or planned.remove:
-            await self._parts.store.write(lambda unit: self._apply(unit, now))
-        return planned.next_at
 
     def _apply(self, unit: store_module.UnitOfWork, now: dt.datetime) -> None:
         stored = self._load(unit)
@@ -96,11 +93,13 @@ class Fleet:
             unit.delete_group(removed.id)
             unit.delete_endpoint(desired.group_owner(removed.id))
 
-    async def _publish(self) -> None:
-        """An address for each group, each lease that has a place and each name."""
-        stored = await self._parts.store.read(self._load)
-        if await addresses.publish(self._parts.store, self._parts.backend, list(_owners(stored))):
-            self._done()
+    async def _publish(self, stored: Stored) -> bool:
+        """An address for each group, each lease that has a place and each name; answers whether any was given."""
+        missing = [owner for owner in _owners(stored) if owner not in stored.endpoints]
+        if not missing or not await addresses.publish(self._parts.store, self._parts.backend, missing):
+            return False
+        self._done()
+        return True
 
     def _load(self, reader: store_module.Reader) -> Stored:
         pools = reader.pools()
