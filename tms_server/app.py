@@ -231,10 +231,11 @@ class _Loops:
         forget = janitor.Forgetter(
             store=work.store, clock=work.clock, retention=dt.timedelta(days=timing.retention_days)
         )
+        self._expiry = self._loop("expirer", self._expirer)
         self._changed = [
             self._loop("placer", place),
             self._loop("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify)),
-            self._loop("expirer", self._expire),
+            self._expiry,
             self._loop("resolver", look_up),
             self._loop("janitor", sweep),
             self._loop("agents", hub.push),
@@ -275,15 +276,12 @@ class _Loops:
         task.add_done_callback(self.spawned.discard)
         return task
 
-    async def _expire(self) -> dt.datetime | None:
-        return await self._expirer()
-
     def _digest(self, digest: reports.Reports) -> loop.Pass:
         async def work() -> dt.datetime | None:
             due = await digest()
             if self._expirer.owed:
                 # The proof that a lease waits for may just have come.
-                self._changed[2].wake()
+                self._expiry.wake()
             return due
 
         return work

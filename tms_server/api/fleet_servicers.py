@@ -89,7 +89,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
             session.close(errors.Unavailable("the sidecar has closed the stream"))
         except errors.TmsError as error:
             session.close(error)
-        except Exception as error:  # noqa: BLE001 - the task is nobody's; the session tells and the log has it
+        except Exception as error:
             log.warning("sidecar.stream_broke", group=session.group_id, exc_info=error)
             session.close(errors.Unavailable("the stream broke"))
 
