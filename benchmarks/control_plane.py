@@ -15,6 +15,7 @@ import grpc
 import uvloop
 
 from benchmarks import processes, report
+from examples.digits import train
 from protos.tms.v1 import common_pb2, lease_pb2, lease_pb2_grpc, pool_pb2, pool_pb2_grpc
 
 RUNS = 3
@@ -28,10 +29,10 @@ def run() -> report.Section:
     """Rates of durable calls; every acknowledged create is synced to disk, on both sides."""
     with tempfile.TemporaryDirectory(prefix="tms-bench-") as name:
         scratch = pathlib.Path(name)
-        _model(scratch / "repository")
+        trained = train.train(scratch)
         inserts = report.median_of(RUNS, lambda: _commits(scratch, "INSERT INTO lease VALUES (?, ?)"))
         updates = report.median_of(RUNS, lambda: _commits(scratch, "REPLACE INTO lease VALUES (?, ?)"))
-        with processes.server(scratch, scratch / "repository") as target:
+        with processes.server(scratch, trained.repository) as target:
             creates, renewals, kept_alive = uvloop.run(_measure(target))
     rows = [
         _row("creates, unary", creates, inserts, "one INSERT a commit"),
@@ -44,12 +45,6 @@ def run() -> report.Section:
 
 def _row(what: str, rate: float, reference: float, how: str) -> report.Row:
     return report.Row(what, f"{rate:,.0f}/s", f"{reference:,.0f}/s raw SQLite, {how}", rate / reference)
-
-
-def _model(repository: pathlib.Path) -> None:
-    version = repository / "tiny" / "1"
-    version.mkdir(parents=True)
-    (version / "model.onnx").write_bytes(b"never loaded: these leases wait for room")
 
 
 def _commits(scratch: pathlib.Path, statement: str) -> float:
@@ -90,7 +85,7 @@ async def _pool_without_room(channel: grpc.aio.Channel, leases: lease_pb2_grpc.L
 
 
 def _request(request_id: str, declared_bytes: int) -> lease_pb2.CreateLeaseRequest:
-    model = common_pb2.ModelReference(name="tiny", uri="model://bench/tiny", declared_bytes=declared_bytes)
+    model = common_pb2.ModelReference(name="digits", uri="model://bench/digits", declared_bytes=declared_bytes)
     pool = lease_pb2.PoolPlacement(pool="full")
     return lease_pb2.CreateLeaseRequest(request_id=request_id, models=[model], pool=pool)
 

@@ -31,7 +31,7 @@ def run() -> report.Section:
         direct = report.median_of(RUNS, lambda: _direct(trained.repository / "digits/2/model.onnx", pixels[:1]))
         with processes.worker(scratch, trained.repository) as at:
             rows = [
-                _row(name, protocol, at[protocol], request, concurrency, direct)
+                _row(name, protocol, f"127.0.0.1:{at[protocol]}", request, concurrency, direct)
                 for name, protocol, request in _requests(pixels[:1])
                 for concurrency in CONCURRENCIES
             ]

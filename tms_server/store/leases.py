@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +30,12 @@ _LIVING = sorted(state.value for state in lease.LeaseState if state.living)
 
 _GET = sa.select(tables.LEASES).where(_LEASES.id == sa.bindparam("b_id"))
 _UNENDED_LEASES = sa.select(tables.LEASES).where(_LEASES.state.in_(_UNENDED)).order_by(_LEASES.created_at, _LEASES.id)
+_UNENDED_MARKS = (
+    sa.select(_LEASES.id, _LEASES.revision, _LEASES.renewed_until, _LEASES.last_activity_at)
+    .where(_LEASES.state.in_(_UNENDED))
+    .order_by(_LEASES.created_at, _LEASES.id)
+)
+_GET_MANY = sa.select(tables.LEASES).where(_LEASES.id.in_(sa.bindparam("b_ids", expanding=True)))
 _FIND_REQUEST = sa.select(_LEASES.id, _LEASES.body_digest).where(
     _LEASES.namespace == sa.bindparam("b_namespace"),
     _LEASES.actor == sa.bindparam("b_actor"),
@@ -81,8 +88,16 @@ _FORGETTABLE = (
 )
 
 
+Decoded = dict[ids.LeaseId, lease.Lease]
+"""The unended leases that a reading thread has decoded so far: few of them change between two reads of them all."""
+
+GET_AT_ONCE = 500
+
+
 class LeaseReads(session.ReadSession):
-    """Reads of leases."""
+    """Reads of leases. `decoded` must hold committed leases only, so a unit of work has none."""
+
+    decoded: Decoded | None = None
 
     def get_lease(self, lease_id: ids.LeaseId) -> lease.Lease | None:
         row = self._one(_GET, b_id=lease_id)
@@ -96,7 +111,20 @@ class LeaseReads(session.ReadSession):
         return _values(self._all(newest_first.where(*_filters(query)).limit(query.limit)))
 
     def unended_leases(self) -> tuple[lease.Lease, ...]:
-        return _values(self._all(_UNENDED_LEASES))
+        if self.decoded is None:
+            return _values(self._all(_UNENDED_LEASES))
+        marks = self._all(_UNENDED_MARKS)
+        known = {
+            row["id"]: _renewed(old, row) for row in marks if (old := self.decoded.get(row["id"])) and _same(old, row)
+        }
+        known |= {new.id: new for new in self._get_many([row["id"] for row in marks if row["id"] not in known])}
+        self.decoded.clear()
+        self.decoded.update(known)
+        return tuple(known[row["id"]] for row in marks)
+
+    def _get_many(self, lease_ids: Sequence[ids.LeaseId]) -> Iterator[lease.Lease]:
+        for start in range(0, len(lease_ids), GET_AT_ONCE):
+            yield from _values(self._all(_GET_MANY, b_ids=lease_ids[start : start + GET_AT_ONCE]))
 
     def find_request(self, namespace: ids.Namespace, actor: str, request_id: str) -> tuple[ids.LeaseId, str] | None:
         row = self._one(_FIND_REQUEST, b_namespace=namespace, b_actor=actor, b_request_id=request_id)
@@ -197,6 +225,17 @@ class LeaseWrites(session.WriteSession, LeaseReads):
             state=changed.state,
         )
         self._run(_ADD_EVENT, **mapping.event_columns(stored))
+
+
+def _same(old: lease.Lease, mark: session.Row) -> bool:
+    return bool(old.revision == mark["revision"])
+
+
+def _renewed(old: lease.Lease, mark: session.Row) -> lease.Lease:
+    """Renewals raise no revision."""
+    times = mapping.renewal_times(mark)
+    same = old.renewed_until == times["renewed_until"] and old.last_activity_at == times["last_activity_at"]
+    return old if same else dataclasses.replace(old, **times)
 
 
 def _values(rows: Any) -> tuple[lease.Lease, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tms_server.store import calls, unit
+from tms_server.store import calls, leases, unit
 
 
 class Readers:
@@ -38,6 +38,7 @@ class Readers:
 
     def _serve(self) -> None:
         connection: sa.Connection | None = None
+        decoded: leases.Decoded = {}
         while taken := self._inbox.take(1):
             (call,) = taken
             if call.future.cancelled():
@@ -46,6 +47,7 @@ class Readers:
                 connection = connection or self._engine.connect()
                 with connection.begin():
                     reader = unit.SqlReader(connection)
+                    reader.decoded = decoded
                     call.succeed(call.work(reader))
                     reader.end()
             except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
