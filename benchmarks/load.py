@@ -12,6 +12,7 @@ import base64
 import json
 import re
 import time
+from typing import cast
 
 import grpc
 import uvloop
@@ -30,8 +31,7 @@ class HttpConnection(asyncio.Protocol):
         self._received, self._sent_s = bytearray(), 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is no subclass
         self._send()
 
     def data_received(self, data: bytes) -> None:

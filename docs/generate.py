@@ -5,10 +5,17 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, cli, lease_states
+from docs.pages import api, cli, lease_states, metrics, settings, worker
 
 HERE = pathlib.Path(__file__).resolve().parent
-PAGES = {"cli.md": cli.text, "api.md": api.text, "lease-states.md": lease_states.text}
+PAGES = {
+    "api.md": api.text,
+    "cli.md": cli.text,
+    "lease-states.md": lease_states.text,
+    "metrics.md": metrics.text,
+    "settings.md": settings.text,
+    "worker-flags.md": worker.text,
+}
 
 
 def generate(into: pathlib.Path = HERE) -> None:
