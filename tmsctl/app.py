@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import typing
 
 import typer
 
@@ -40,6 +42,21 @@ app.add_typer(pool.app, name="pool")
 app.add_typer(worker.app, name="worker")
 app.add_typer(target.app, name="target")
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
+
+
+@app.callback()
+def before(
+    target: typing.Annotated[
+        str | None, typer.Option("--target", "-t", metavar="TARGET", help="The same as after the command.")
+    ] = None,
+    namespace: typing.Annotated[
+        str | None, typer.Option("--namespace", "-n", metavar="NAME", help="The same as after the command.")
+    ] = None,
+) -> None:
+    """Takes what people write before the command; what stands after it wins, as it does over the environment."""
+    for variable, value in (("TMS_TARGET", target), ("TMS_NAMESPACE", namespace)):
+        if value is not None:
+            os.environ[variable] = value
 
 
 @app.command()

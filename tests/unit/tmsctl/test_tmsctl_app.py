@@ -116,6 +116,16 @@ def test_a_server_that_is_not_there_is_unavailable(tmsctl: Run) -> None:
     assert "error: the server at 127.0.0.1:1 does not answer" in err
 
 
+def test_a_target_may_stand_before_the_command_and_the_one_after_it_wins(
+    tmsctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMS_TARGET", "127.0.0.1:1")  # also puts it back afterwards
+    before = tmsctl("--target", "127.0.0.1:2", "lease", "list", "--timeout", "0.2s")
+    after = tmsctl("--target", "127.0.0.1:2", "lease", "list", "--timeout", "0.2s", "--target", "127.0.0.1:3")
+    assert "127.0.0.1:2 does not answer" in before[2]
+    assert "127.0.0.1:3 does not answer" in after[2]
+
+
 def test_targets_are_added_used_listed_and_removed(tmsctl: Run, tmp_path: pathlib.Path) -> None:
     (tmp_path / "ca.pem").write_text("x")
     assert tmsctl("target", "add", "local", "127.0.0.1:30345")[0] == 0
