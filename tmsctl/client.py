@@ -170,6 +170,7 @@ class _Patience:
         passing = isinstance(error, grpc.Call) and error.code() in {
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.ABORTED,
+            grpc.StatusCode.CANCELLED,
         }
         if not passing or self.left_s() <= self._pause_s:
             raise problem from error

@@ -56,7 +56,8 @@ RUN_OFFSET = 200
 
 _BY_CODE: Mapping[str, Exit] = MappingProxyType(
     {
-        "CANCELLED": Exit.INTERRUPTED,
+        # Never our own doing: a server that stops cuts its calls off so.
+        "CANCELLED": Exit.UNAVAILABLE,
         "UNKNOWN": Exit.FAILED,
         "INVALID_ARGUMENT": Exit.INVALID,
         "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,

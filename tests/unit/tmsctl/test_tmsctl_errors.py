@@ -120,3 +120,7 @@ def test_words_of_the_server_cannot_steer_the_terminal() -> None:
 )
 def test_the_reason_of_an_end_has_an_exit_code(reason: str, code: errors.Exit) -> None:
     assert errors.exit_for_end(reason) == code
+
+
+def test_a_call_that_a_stopping_server_cuts_off_is_no_ctrl_c() -> None:
+    assert errors.exit_for_code(grpc.StatusCode.CANCELLED) is errors.Exit.UNAVAILABLE
