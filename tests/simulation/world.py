@@ -143,7 +143,7 @@ class World:
         if group_id is None or found is None:
             return expiry.Evidence()
         return expiry.Evidence(
-            received_at=found.received_at,
+            sampled_at=found.true_at,
             activity_known=found.activity_known,
             in_use=activity.in_use(self.leases[lease_id], found),
             worker_gone_since=self.gone_since.get(group_id),

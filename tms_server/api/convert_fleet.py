@@ -106,6 +106,7 @@ def report(message: agent_pb2.Report, session: agents.Session, received_at: dt.d
         total_bytes=message.memory.total_bytes,
         cache_bytes=message.memory.cache_bytes,
         server_restarts=message.server_restarts,
+        sampled_at=min(fields.instant("report.at", message.at), received_at) if message.HasField("at") else None,
     )
 
 

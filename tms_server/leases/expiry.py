@@ -46,11 +46,11 @@ Verdict = Keep | WaitForProof | End
 class Evidence:
     """What is known of the use of a lease's models.
 
-    `received_at` is when the last report of its worker came (the control plane's clock), None if there never was one;
+    `sampled_at` is up to when the last report of its worker speaks of use, None if there never was one;
     `worker_gone_since` is set while the worker is not connected. With several workers, give the weakest of all.
     """
 
-    received_at: dt.datetime | None = None
+    sampled_at: dt.datetime | None = None
     activity_known: bool = False
     in_use: bool = False
     worker_gone_since: dt.datetime | None = None
@@ -127,14 +127,14 @@ def granted(held: lease.Lease, now: dt.datetime) -> dt.timedelta:
 
 
 def _with_present_use(held: lease.Lease, evidence: Evidence) -> lease.Lease:
-    if not evidence.in_use or evidence.received_at is None:
+    if not evidence.in_use or evidence.sampled_at is None:
         return held
-    last = evidence.received_at if held.last_activity_at is None else max(held.last_activity_at, evidence.received_at)
+    last = evidence.sampled_at if held.last_activity_at is None else max(held.last_activity_at, evidence.sampled_at)
     return dataclasses.replace(held, last_activity_at=last)
 
 
 def _idle_verdict(held: lease.Lease, evidence: Evidence, due: dt.datetime, now: dt.datetime) -> Verdict:
-    if evidence.activity_known and evidence.received_at is not None and evidence.received_at >= due:
+    if evidence.activity_known and evidence.sampled_at is not None and evidence.sampled_at >= due:
         last = "never used" if held.last_activity_at is None else f"last used {held.last_activity_at.isoformat()}"
         return End(_end("Idle", f"{last}; idle past {due.isoformat()}", now))
     if evidence.worker_gone_since is None:

@@ -106,7 +106,10 @@ class ModelReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
-    """The latest word of a group's sidecar. `received_at` is the control plane's clock."""
+    """The latest word of a group's sidecar. `received_at` is the control plane's clock.
+
+    `sampled_at` is when the sidecar asked its worker, never later than received; None where it did not say.
+    """
 
     group_id: ids.GroupId
     incarnation: str
@@ -123,3 +126,9 @@ class GroupReport:
     cache_bytes: int = 0
     server_restarts: int = 0
     connected: bool = True
+    sampled_at: dt.datetime | None = None
+
+    @property
+    def true_at(self) -> dt.datetime:
+        """Up to when the report speaks of use: what came to the worker after that is not in it."""
+        return self.received_at if self.sampled_at is None else min(self.sampled_at, self.received_at)

@@ -96,7 +96,7 @@ class Expirer:
         if report is None:
             return expiry.Evidence(worker_gone_since=gone_since)
         return expiry.Evidence(
-            received_at=report.received_at,
+            sampled_at=report.true_at,
             activity_known=report.activity_known,
             in_use=gone_since is None and activity.in_use(held, report),
             worker_gone_since=gone_since,

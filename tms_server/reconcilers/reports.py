@@ -171,7 +171,8 @@ def _measurements(stored: Stored, heard: Mapping[ids.GroupId, Heard], now: dt.da
         of = stored.groups.get(group_id)
         for model in each.report.models if of is not None else ():
             kind = booking.worker_kind(of.spec) if of is not None else ""
-            took = model.bytes_after_load - model.bytes_before_load if model.bytes_before_load else 0
+            # A worker that holds nothing yet truly begins at 0; unknown is only what was not measured afterwards.
+            took = model.bytes_after_load - model.bytes_before_load if model.bytes_after_load else 0
             if took > stored.measured.get((model.source_digest, model.config_digest, kind), 0):
                 yield group.Measurement(
                     source_digest=model.source_digest,

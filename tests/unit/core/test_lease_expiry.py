@@ -116,21 +116,21 @@ def test_before_the_deadline_the_lease_is_kept() -> None:
 
 
 def test_idleness_needs_a_report_from_after_the_deadline_that_knows() -> None:
-    old = expiry.Evidence(received_at=b.at(9), activity_known=True)
-    blind = expiry.Evidence(received_at=b.at(11), activity_known=False)
+    old = expiry.Evidence(sampled_at=b.at(9), activity_known=True)
+    blind = expiry.Evidence(sampled_at=b.at(11), activity_known=False)
     for evidence in (NO_PROOF, old, blind):
         assert isinstance(expiry.verdict(active(TEN), evidence, b.at(5000)), expiry.WaitForProof)
-    proof = expiry.Evidence(received_at=b.at(10), activity_known=True)
+    proof = expiry.Evidence(sampled_at=b.at(10), activity_known=True)
     assert _reason(expiry.verdict(active(TEN), proof, b.at(11))) == "Idle"
 
 
 def test_a_request_in_flight_is_use_now() -> None:
-    busy = expiry.Evidence(received_at=b.at(11), activity_known=True, in_use=True)
+    busy = expiry.Evidence(sampled_at=b.at(11), activity_known=True, in_use=True)
     assert expiry.verdict(active(TEN), busy, b.at(12)) == expiry.Keep(b.at(21))
 
 
 def test_a_lost_worker_is_waited_for_but_not_for_ever() -> None:
-    gone = expiry.Evidence(received_at=b.at(2), activity_known=True, worker_gone_since=b.at(3))
+    gone = expiry.Evidence(sampled_at=b.at(2), activity_known=True, worker_gone_since=b.at(3))
     assert expiry.verdict(active(TEN), gone, b.at(20)) == expiry.WaitForProof(b.at(10) + expiry.PROOF_WAIT)
     assert _reason(expiry.verdict(active(TEN), gone, b.at(70))) == "Idle"
     late = dataclasses.replace(gone, worker_gone_since=b.at(40))
@@ -139,7 +139,7 @@ def test_a_lost_worker_is_waited_for_but_not_for_ever() -> None:
 
 def test_the_greatest_lifetime_needs_no_proof() -> None:
     held = active(dataclasses.replace(TEN, max_lifetime=b.s(30)), used=29)
-    busy = expiry.Evidence(received_at=b.at(30), activity_known=True, in_use=True)
+    busy = expiry.Evidence(sampled_at=b.at(30), activity_known=True, in_use=True)
     assert expiry.verdict(held, busy, b.at(29)) == expiry.Keep(b.at(30))
     assert _reason(expiry.verdict(held, busy, b.at(30))) == "MaxLifetime"
 
@@ -169,7 +169,7 @@ def test_nothing_ends_before_its_deadline(
     *, times: lease.Times, used: float | None, received: float, now: float, known: bool
 ) -> None:
     held = active(times, used=used)
-    evidence = expiry.Evidence(received_at=b.at(received), activity_known=known, worker_gone_since=b.at(received))
+    evidence = expiry.Evidence(sampled_at=b.at(received), activity_known=known, worker_gone_since=b.at(received))
     if isinstance(expiry.verdict(held, evidence, b.at(now)), expiry.End):
         assert b.at(now) >= due(held)
 

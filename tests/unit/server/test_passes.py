@@ -186,6 +186,18 @@ async def test_idleness_is_proven_only_by_a_digested_report_after_the_deadline(w
     assert (kept.lease.state, kept.lease.last_activity_at) == (S.ACTIVE, world.clock.now())
 
 
+async def test_a_sample_from_before_the_deadline_proves_nothing_however_late_it_comes(world: middle.World) -> None:
+    active = await world.active()
+    assert active.group_id is not None
+    world.advance(minutes=10)
+    await world.hear(active.group_id, sampled_at=world.clock.now() - dt.timedelta(milliseconds=1))
+    await world.expire()
+    assert (await world.get(active.lease.id)).lease.state is S.ACTIVE
+    await world.hear(active.group_id, sampled_at=world.clock.now())
+    await world.expire()
+    assert (await world.get(active.lease.id)).lease.state is S.RELEASING
+
+
 async def test_a_worker_that_is_gone_owes_no_proof_for_ever(world: middle.World) -> None:
     active = await world.active()
     assert active.group_id is not None
@@ -266,6 +278,16 @@ async def test_measurements_and_checksums_are_learnt_once(world: middle.World) -
     other = dataclasses.replace(learnt, files=(dataclasses.replace(file, sha256="b" * 64),))
     await world.hear(placed.group_id, models=(other,))
     assert (await world.get(placed.lease.id)).lease.sources[0].files[0].sha256 == "a" * 64
+
+
+async def test_the_first_load_of_an_empty_worker_is_measured_and_an_unknown_one_is_not(world: middle.World) -> None:
+    placed = await world.placed()
+    assert placed.group_id is not None
+    (model,) = (await world.report(placed.group_id)).models
+    await world.hear(placed.group_id, models=(dataclasses.replace(model, bytes_before_load=7000),))
+    assert await world.stored(lambda reader: reader.measurements()) == ()
+    await world.hear(placed.group_id, models=(dataclasses.replace(model, bytes_after_load=5000),))
+    assert [each.bytes for each in await world.stored(lambda reader: reader.measurements())] == [5000]
 
 
 async def test_a_lease_whose_models_turn_out_to_be_missing_fails(world: middle.World) -> None:
