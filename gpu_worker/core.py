@@ -123,7 +123,7 @@ class Core(border.Engine):
             try:
                 by_target.setdefault(self._target(request), []).append(request)
             except border.InferenceError as error:
-                refused.append((request.reply, error))
+                refused.append((request.reply, error.bare()))
         for target, share in by_target.items():
             refused += target.submit(share, loop, arrival_ns)
         if refused:

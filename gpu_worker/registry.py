@@ -249,7 +249,7 @@ class Registry:
                 await self._replace(model, prepared, prepared.plan)
         except border.InferenceError as error:
             if error.kind in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
-                return border.InferenceError(error.kind, error.message)
+                return error.bare()
             return self._failed(model, error.kind, error.message)
         except port.LoadFailed as error:
             return self._failed(model, border.ErrorKind.INVALID_ARGUMENT, str(error))

@@ -40,6 +40,10 @@ class InferenceError(Exception):
         self.kind = kind
         self.message = message
 
+    def bare(self) -> InferenceError:
+        """The same without the frames that raised it: kept as an answer, they would hold the request and themselves."""
+        return InferenceError(self.kind, self.message)
+
 
 @dataclasses.dataclass(slots=True)
 class Tensor:

@@ -82,7 +82,7 @@ class Scheduler:
             try:
                 works.append(validation.admit(self.spec, request, loop, arrival_ns))
             except border.InferenceError as error:
-                refused.append((request.reply, error))
+                refused.append((request.reply, error.bare()))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
                 refused.append((request.reply, _malformed(error, request.id)))
         if refused:
@@ -103,8 +103,8 @@ class Scheduler:
             left = list(self._queue)
             self._queue.clear()
         self.stop()
-        delivery.post([(each, stopping()) for each in left])
         self._fail(statistics.REJECTED, left)
+        delivery.post([(each, stopping()) for each in left])
 
     def join(self, until_s: float) -> bool:
         """Blocks until all threads have ended, at most until that monotonic time; true if they have."""
@@ -194,12 +194,13 @@ class Scheduler:
         return dead
 
     def _bury(self, dead: _Pairs) -> None:
+        """Counted before they are answered: who has an answer finds it in the statistics."""
         if not dead:
             return
-        delivery.post(dead)
         for each, answer in dead:
             cancelled = isinstance(answer, border.InferenceError) and answer.kind is border.ErrorKind.CANCELLED
             self._fail(statistics.CANCELED if cancelled else statistics.REJECTED, [each])
+        delivery.post(dead)
 
     def _execute(self, program: port.Program, works: Sequence[work.Work]) -> _Pairs:
         try:
