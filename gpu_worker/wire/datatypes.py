@@ -47,13 +47,17 @@ NUMPY = {
 
 _LENGTH = struct.Struct("<I")
 _MAX_BYTES = 2**63 - 1
+# What numpy can hold. The product of very many dimensions would take the event loop's time.
+_MAX_RANK = 64
 
 
 def element_count(name: str, datatype: str, shape: Sequence[int]) -> int:
     """Product of `shape`, 1 for a scalar; InferenceError for an unknown datatype or a size beyond 63 bits."""
     if datatype not in SIZES:
         raise refused(f"inference input '{name}' has unknown data-type '{datatype}'")
-    if any(dimension < 0 for dimension in shape):
+    if len(shape) > _MAX_RANK:
+        raise refused(f"shape of '{name}' has {len(shape)} dimensions, at most {_MAX_RANK} are possible")
+    if min(shape, default=0) < 0:
         raise refused(f"shape of '{name}' must hold non-negative integers, got {list(shape)}")
     count = math.prod(shape)
     if count * max(SIZES[datatype], _LENGTH.size) > _MAX_BYTES:

@@ -264,3 +264,8 @@ def test_a_raw_body_that_cannot_be_placed_is_refused(spec: border.ModelMetadata,
     with pytest.raises(border.InferenceError) as caught:
         decoding.decode_raw(spec, bytes(12), batched=False)
     assert fragment in caught.value.message
+
+
+def test_a_shape_of_very_many_dimensions_is_refused_before_it_is_multiplied() -> None:
+    with pytest.raises(border.InferenceError, match="has 100000 dimensions, at most 64"):
+        decode(body(shape=[2**62] * 100_000, data=[]))

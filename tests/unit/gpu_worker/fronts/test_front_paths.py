@@ -69,6 +69,11 @@ def test_gzip_of_several_members_is_read_whole() -> None:
     assert compression.inflate(gzip.compress(b"ab") + gzip.compress(b"c"), "gzip", 3) == b"abc"
 
 
+def test_a_body_of_very_many_empty_members_is_not_taken_apart() -> None:
+    with pytest.raises(border.InferenceError, match="cannot be inflated"):
+        compression.inflate(gzip.compress(b"") * 100_000, "gzip", 1000)
+
+
 @pytest.mark.parametrize(
     ("body", "coding"), [(b"x", "gzip"), (gzip.compress(b"abc")[:-1], "gzip"), (zlib.compress(b"a") + b"x", "deflate")]
 )
