@@ -54,6 +54,8 @@ class Servicer:
         finally:
             inference.cancelled = True
             self._intake.let_go(size_bytes)
+            # Else an error on its way out would hold itself through them, and the request with it.
+            del inference, reply
 
     async def ModelStreamInfer(  # noqa: N802
         self, request_iterator: AsyncIterator[predict_pb2.ModelInferRequest], context: status.Context

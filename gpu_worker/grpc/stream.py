@@ -142,6 +142,7 @@ class _Slot:
     def _end(self, answer: border.InferResponse | border.InferenceError) -> None:
         self._intake.let_go(self._held_bytes)
         self._held_bytes = 0
+        self._request = None
         self.done = True
         empty = isinstance(answer, border.InferResponse) and not answer.outputs
         if self._keep_empty or not (empty and self._answered):

@@ -54,7 +54,7 @@ class Exchange:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.request = messages.Request(b"", b"", {}, b"", self.answer)
+        self.request = messages.Request(b"", b"", {}, b"", _too_late)
         self.response: messages.Response | None = None
         self.chunks: list[bytes] = []
         self.held_bytes = 0
@@ -62,10 +62,17 @@ class Exchange:
         self.parallel = False
         self.expects = False
 
+    def begin(self) -> None:
+        """From now on the request can be answered."""
+        self.request.answer = self.answer
+
     def answer(self, response: messages.Response) -> None:
         """Takes the first response; a later one is dropped."""
         if self.response is None:
             self.response = response
+            # Else the exchange, its request and the body would hold each other until garbage is searched for.
+            self.request.answer = _too_late
+            self.request.inference = None
             self.connection.answered(self)
 
 
@@ -337,6 +344,7 @@ class Connection(asyncio.Protocol):
             return False
         self._answering.append(self._waiting.popleft())
         if head.response is None:
+            head.begin()
             self._server.handle(head.request)
         return True
 
@@ -421,3 +429,7 @@ class Connection(asyncio.Protocol):
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
+
+
+def _too_late(_response: messages.Response) -> None:
+    """A request that nobody handles yet, or that has its answer, takes none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from gpu_worker.engine import border
 from gpu_worker.wire import intake as wire_intake
 from protos.inference.v2 import predict_pb2, predict_pb2_grpc
 
@@ -247,3 +249,19 @@ async def _cancelled(front: Any, stub: Any) -> int:
             if statistics.success.count + cancelled == MANY:
                 return cancelled
             await stub.ServerLive(predict_pb2.ServerLiveRequest())
+
+
+async def test_refused_requests_are_freed_without_a_search_for_garbage(stub: Any) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        code, _ = await status_of(stub.ModelInfer(request("nowhere")))
+        assert code is grpc.StatusCode.NOT_FOUND
+        answers = [answer async for answer in stub.ModelStreamInfer(iter([request(), request("nowhere")]))]
+        assert len(answers) == 2
+        async with asyncio.timeout(60):
+            # The call is over for the client a moment before it is for the server.
+            while any(type(each) is border.InferRequest for each in gc.get_objects()):
+                await stub.ServerLive(predict_pb2.ServerLiveRequest())
+    finally:
+        gc.enable()

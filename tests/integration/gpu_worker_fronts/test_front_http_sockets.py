@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import socket
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from gpu_worker.engine import border
 from gpu_worker.http import limits as http_limits
+from gpu_worker.http import messages
 from gpu_worker.wire import intake as wire_intake
 
 OCTETS = "application/octet-stream"
@@ -345,3 +348,28 @@ async def test_draining_ends_connections_with_their_answer(serve: Any) -> None:
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     with pytest.raises(ConnectionRefusedError):
         await front.connect()
+
+
+async def test_requests_are_freed_without_a_search_for_garbage(serve: Any) -> None:
+    front = await serve()
+    client, leaving = await front.connect(), await front.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        for asked in (
+            infer("0"),
+            infer("1", "nowhere"),
+            request("POST", "/v2/models/ident/infer", b"{"),
+            b"bad\r\n\r\n",
+        ):
+            await client.send(asked)
+            await client.answers(1)
+        await leaving.send(infer("2")[:-1])
+        leaving.writer.close()
+        other = await front.connect()
+        async with asyncio.timeout(60):
+            # The thread that ran the model may be a moment behind.
+            while any(type(each) in (messages.Request, border.InferRequest) for each in gc.get_objects()):
+                await other.ask(GOOD)
+    finally:
+        gc.enable()
