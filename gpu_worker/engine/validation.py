@@ -45,7 +45,11 @@ def _inputs(model: spec.ModelSpec, given: Sequence[border.Tensor]) -> tuple[bord
             raise _invalid(f"unexpected inference input '{tensor.name}' for model '{model.name}'")
         _check(model, expected, tensor)
     inputs = tuple(by_name.get(tensor.name) for tensor in model.inputs)
-    if any(found is None and not wanted.optional for found, wanted in zip(inputs, model.inputs, strict=True)):
+    # As many as there are, each of them known and none twice: none is missing.
+    complete = len(given) == len(known)
+    if not complete and any(
+        found is None and not wanted.optional for found, wanted in zip(inputs, model.inputs, strict=True)
+    ):
         raise _wrong_inputs(model, by_name)
     return inputs
 

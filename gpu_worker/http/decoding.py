@@ -15,7 +15,7 @@ from gpu_worker.http import jsondata
 from gpu_worker.wire import datatypes, parameters
 
 _MAX_DEPTH = 100
-_SOURCES = ("binary_data_size", "shared_memory_region")
+_SOURCES = ("data", "binary_data_size", "shared_memory_region")
 
 
 @dataclasses.dataclass(slots=True)
@@ -141,8 +141,8 @@ def _input(entry: dict[str, Any], binary: memoryview) -> tuple[border.Tensor, in
 def _check_source(name: str, entry: dict[str, Any], given: Any) -> None:
     if not isinstance(given, dict):
         raise datatypes.refused(f"Unable to parse 'parameters' of input '{name}': must be an object")
-    found = [key for key in ("data",) if key in entry] + [key for key in _SOURCES if key in given]
-    if len(found) != 1:
+    if ("data" in entry) + ("binary_data_size" in given) + ("shared_memory_region" in given) != 1:
+        found = [key for key in _SOURCES if key in entry or key in given]
         raise datatypes.refused(
             f"input '{name}' must have exactly one of 'data', 'binary_data_size' and 'shared_memory_region', "
             f"but has {' and '.join(found) or 'none'}"
@@ -184,7 +184,7 @@ def _name(entry: dict[str, Any], kind: str) -> str:
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not set(map(type, shape)) <= {int} or any(dim < 0 for dim in shape):
+    if not isinstance(shape, list) or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
         raise datatypes.refused(f"Unable to parse 'shape' of input '{name}': must be an array of non-negative integers")
     return tuple(shape)
 

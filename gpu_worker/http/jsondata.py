@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import struct
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from gpu_worker.engine import border
@@ -20,6 +20,19 @@ from gpu_worker.wire import datatypes
 # Possessive, and content with a string that never ends: linear in the text, whatever it is.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+_CODES = {
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP32": "f",
+    "FP64": "d",
+}
 
 # Which types of Python's JSON a datatype takes.
 _TYPES: dict[str, set[type]] = {
@@ -63,7 +76,7 @@ def to_wire(spec: Spec, data: Any) -> border.Buffer:
         raise _bad(spec, f"expected {_words(allowed)} for {spec.datatype}, found {_words(found - allowed)}")
     if spec.datatype == "BYTES":
         return datatypes.pack_bytes([element.encode() for element in flat])
-    return _numbers(spec, flat).tobytes()
+    return _numbers(spec, flat)
 
 
 def from_wire(tensor: border.Tensor) -> Any:
@@ -98,21 +111,15 @@ def _flatten(spec: Spec, data: Any) -> list[Any]:
     return level
 
 
-def _numbers(spec: Spec, flat: list[Any]) -> npt.NDArray[Any]:
-    try:
-        with np.errstate(over="ignore"):
-            array: npt.NDArray[Any] = np.array(
-                flat, np.int64 if spec.datatype == "BOOL" else datatypes.NUMPY[spec.datatype]
-            )
-    except OverflowError as error:
-        raise _bad(spec, f"a value is out of the range of {spec.datatype}") from error
+def _numbers(spec: Spec, flat: list[Any]) -> bytes:
     if spec.datatype == "BOOL":
-        if not ((array == 0) | (array == 1)).all():
+        if not set(flat) <= {0, 1}:
             raise _bad(spec, "BOOL takes true, false, 0 and 1 only")
-        return array.astype(np.bool_)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _bad(spec, f"a value is out of the range of {spec.datatype}")
-    return array
+        return bytes(flat)
+    try:
+        return struct.pack(f"<{len(flat)}{_CODES[spec.datatype]}", *flat)
+    except (struct.error, OverflowError) as error:
+        raise _bad(spec, f"a value is out of the range of {spec.datatype}") from error
 
 
 def _strings(tensor: border.Tensor) -> list[str]:

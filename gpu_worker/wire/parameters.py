@@ -6,13 +6,13 @@ Must never drop a parameter that changes the answer: what is not done is refused
 from __future__ import annotations
 
 import collections
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 
 from gpu_worker.engine import border
 from gpu_worker.wire import datatypes
 
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
-SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+SHARED_MEMORY = frozenset(("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"))
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "sequence_id": ((int, str), "an integer or a string"),
@@ -35,9 +35,9 @@ def check(parameters: Mapping[str, border.Parameter], *, reserved: Container[str
             raise datatypes.refused(f"parameter keys starting with 'triton_' are reserved, got '{name}'")
 
 
-def check_unshared(kind: str, name: str, parameters: Container[str]) -> None:
+def check_unshared(kind: str, name: str, parameters: Collection[str]) -> None:
     """Refuses a tensor whose data is, or should go, in shared memory."""
-    if any(key in parameters for key in SHARED_MEMORY):
+    if parameters and not SHARED_MEMORY.isdisjoint(parameters):
         raise border.InferenceError(
             border.ErrorKind.UNSUPPORTED,
             f"{kind} '{name}' uses shared memory, which this server does not support; send the data in the message",
