@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -33,25 +33,27 @@ class GroupReads(session.ReadSession):
         return None if row is None else mapping.group_value(row)
 
     def groups(self) -> tuple[group.WorkerGroup, ...]:
-        return tuple(map(mapping.group_value, self._all(_ALL_GROUPS)))
+        return self._whole(tables.WORKER_GROUPS, lambda: tuple(map(mapping.group_value, self._all(_ALL_GROUPS))))
 
     def assignments(self, lease_id: ids.LeaseId | None = None) -> tuple[group.Assignment, ...]:
-        rows = self._all(_ALL_ASSIGNMENTS) if lease_id is None else self._all(_OF_LEASE, b_lease_id=lease_id)
-        return tuple(map(mapping.assignment_value, rows))
+        if lease_id is None:
+            return self._whole(tables.ASSIGNMENTS, lambda: _assignments(self._all(_ALL_ASSIGNMENTS)))
+        return _assignments(self._all(_OF_LEASE, b_lease_id=lease_id))
 
     def reports(self) -> tuple[group.GroupReport, ...]:
         return tuple(map(mapping.report_value, self._all(_ALL_REPORTS)))
 
     def measurements(self, source_digest: ids.Digest | None = None) -> tuple[group.Measurement, ...]:
-        whole = source_digest is None
-        rows = self._all(_ALL_MEASUREMENTS) if whole else self._all(_OF_SOURCE, b_source_digest=source_digest)
-        return tuple(map(mapping.measurement_value, rows))
+        if source_digest is None:
+            return self._whole(tables.MEASUREMENTS, lambda: _measurements(self._all(_ALL_MEASUREMENTS)))
+        return _measurements(self._all(_OF_SOURCE, b_source_digest=source_digest))
 
 
 class GroupWrites(session.WriteSession, GroupReads):
     """Changes of groups and what belongs to them."""
 
     def put_group(self, new: group.WorkerGroup, expected_generation: int | None) -> None:
+        self._touch(tables.WORKER_GROUPS)
         if expected_generation is None:
             self._add_group(new)
             return
@@ -99,3 +101,11 @@ class GroupWrites(session.WriteSession, GroupReads):
         stored = self._one(session.select_by_key(tables.MEASUREMENTS), **key)
         if stored is None or stored["bytes"] < new.bytes:
             self._put(tables.MEASUREMENTS, row)
+
+
+def _assignments(rows: Iterable[session.Row]) -> tuple[group.Assignment, ...]:
+    return tuple(map(mapping.assignment_value, rows))
+
+
+def _measurements(rows: Iterable[session.Row]) -> tuple[group.Measurement, ...]:
+    return tuple(map(mapping.measurement_value, rows))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 
 from tms_server.model import errors, ids, lease
 from tms_server.ports import store
-from tms_server.store import documents, mapping, session, tables
+from tms_server.store import documents, kept, mapping, session, tables
 
 FORGET_AT_ONCE = 1_000
 """Leases that one call forgets at most, so that the writer is never held for long."""
@@ -30,10 +30,8 @@ _LIVING = sorted(state.value for state in lease.LeaseState if state.living)
 
 _GET = sa.select(tables.LEASES).where(_LEASES.id == sa.bindparam("b_id"))
 _UNENDED_LEASES = sa.select(tables.LEASES).where(_LEASES.state.in_(_UNENDED)).order_by(_LEASES.created_at, _LEASES.id)
-_UNENDED_MARKS = (
-    sa.select(_LEASES.id, _LEASES.revision, _LEASES.renewed_until, _LEASES.last_activity_at)
-    .where(_LEASES.state.in_(_UNENDED))
-    .order_by(_LEASES.created_at, _LEASES.id)
+_UNENDED_MARKS = sa.select(_LEASES.id, _LEASES.revision, _LEASES.renewed_until, _LEASES.last_activity_at).where(
+    _LEASES.state.in_(_UNENDED), _LEASES.id.in_(sa.bindparam("b_ids", expanding=True))
 )
 _GET_MANY = sa.select(tables.LEASES).where(_LEASES.id.in_(sa.bindparam("b_ids", expanding=True)))
 _FIND_REQUEST = sa.select(_LEASES.id, _LEASES.body_digest).where(
@@ -88,16 +86,11 @@ _FORGETTABLE = (
 )
 
 
-Decoded = dict[ids.LeaseId, lease.Lease]
-"""The unended leases that a reading thread has decoded so far: few of them change between two reads of them all."""
-
 GET_AT_ONCE = 500
 
 
 class LeaseReads(session.ReadSession):
-    """Reads of leases. `decoded` must hold committed leases only, so a unit of work has none."""
-
-    decoded: Decoded | None = None
+    """Reads of leases."""
 
     def get_lease(self, lease_id: ids.LeaseId) -> lease.Lease | None:
         row = self._one(_GET, b_id=lease_id)
@@ -111,20 +104,36 @@ class LeaseReads(session.ReadSession):
         return _values(self._all(newest_first.where(*_filters(query)).limit(query.limit)))
 
     def unended_leases(self) -> tuple[lease.Lease, ...]:
-        if self.decoded is None:
+        found = self._kept()
+        if found is None:
             return _values(self._all(_UNENDED_LEASES))
-        marks = self._all(_UNENDED_MARKS)
-        known = {
-            row["id"]: _renewed(old, row) for row in marks if (old := self.decoded.get(row["id"])) and _same(old, row)
-        }
-        known |= {new.id: new for new in self._get_many([row["id"] for row in marks if row["id"] not in known])}
-        self.decoded.clear()
-        self.decoded.update(known)
-        return tuple(known[row["id"]] for row in marks)
+        if found.leases is None:
+            found.in_order = _values(self._all(_UNENDED_LEASES))
+            found.leases = {each.id: each for each in found.in_order}
+            found.stale.clear()
+        elif found.stale:
+            self._look_again(found, found.leases)
+        return found.in_order
 
-    def _get_many(self, lease_ids: Sequence[ids.LeaseId]) -> Iterator[lease.Lease]:
+    def _look_again(self, found: kept.Kept, leases: dict[ids.LeaseId, lease.Lease]) -> None:
+        """Brings the leases up to date that somebody has touched; what a writer noted of them spares the decoding."""
+        marks = {row["id"]: row for row in self._many(_UNENDED_MARKS, list(found.stale))}
+        known = {key: found.stale[key] or leases.get(key) for key in marks}
+        new = {key: _renewed(value, marks[key]) for key, value in known.items() if _same(value, marks[key])}
+        new |= {each.id: each for each in _values(self._many(_GET_MANY, [key for key in marks if key not in new]))}
+        for lease_id in found.stale.keys() - marks.keys():
+            leases.pop(lease_id, None)
+        more = new.keys() - leases.keys()
+        leases.update(new)
+        if more:
+            ordered = sorted(leases.values(), key=lambda each: (each.created_at, each.id))
+            found.leases = leases = {each.id: each for each in ordered}
+        found.in_order = tuple(leases.values())
+        found.stale.clear()
+
+    def _many(self, statement: sa.Select[Any], lease_ids: Sequence[ids.LeaseId]) -> Iterator[session.Row]:
         for start in range(0, len(lease_ids), GET_AT_ONCE):
-            yield from _values(self._all(_GET_MANY, b_ids=lease_ids[start : start + GET_AT_ONCE]))
+            yield from self._all(statement, b_ids=lease_ids[start : start + GET_AT_ONCE])
 
     def find_request(self, namespace: ids.Namespace, actor: str, request_id: str) -> tuple[ids.LeaseId, str] | None:
         row = self._one(_FIND_REQUEST, b_namespace=namespace, b_actor=actor, b_request_id=request_id)
@@ -159,6 +168,7 @@ class LeaseWrites(session.WriteSession, LeaseReads):
         if labels := mapping.label_rows(stored):
             self._connection.execute(_ADD_LABELS, labels)
         self._add_event(stored, event)
+        self._revisions.touched.lease(stored.id, stored)
         return stored
 
     def save_lease(self, changed: lease.Lease, event: store.NewEvent | None = None) -> lease.Lease:
@@ -176,7 +186,9 @@ class LeaseWrites(session.WriteSession, LeaseReads):
                 f"the lease {changed.id!r} has changed since revision {changed.revision}: read it again"
             )
         self._add_event(saved, event or store.NewEvent(type="Changed", message="", actor="", at=self._clock.now()))
-        return dataclasses.replace(saved, **mapping.renewal_times(times))
+        stored = dataclasses.replace(saved, **mapping.renewal_times(times))
+        self._revisions.touched.lease(stored.id, stored)
+        return stored
 
     def renew_lease(
         self, lease_id: ids.LeaseId, renewed_until: dt.datetime | None, last_activity_at: dt.datetime | None
@@ -190,6 +202,7 @@ class LeaseWrites(session.WriteSession, LeaseReads):
         )
         if not found:
             raise errors.NotFound(f"there is no lease {lease_id!r}")
+        self._revisions.touched.lease(lease_id)
 
     def forget_before(self, instant: dt.datetime) -> int:
         """At most `FORGET_AT_ONCE` a call, those that ended first; their names and endpoints go with them."""
@@ -204,6 +217,8 @@ class LeaseWrites(session.WriteSession, LeaseReads):
         ).scalar_one()
         forgotten = tables.INSTALLATION.c.forgotten_revision
         self._run(sa.update(tables.INSTALLATION).where(forgotten < last).values(forgotten_revision=last))
+        self._touch(tables.ENDPOINTS)
+        self._touch(tables.NAMES)
         self._run(sa.delete(tables.ENDPOINTS).where(tables.ENDPOINTS.c.owner.in_(self._owners(lease_ids))))
         self._run(sa.delete(tables.LEASES).where(_LEASES.id.in_(lease_ids)))
 
@@ -227,8 +242,8 @@ class LeaseWrites(session.WriteSession, LeaseReads):
         self._run(_ADD_EVENT, **mapping.event_columns(stored))
 
 
-def _same(old: lease.Lease, mark: session.Row) -> bool:
-    return bool(old.revision == mark["revision"])
+def _same(known: lease.Lease | None, mark: session.Row) -> TypeGuard[lease.Lease]:
+    return known is not None and bool(known.revision == mark["revision"])
 
 
 def _renewed(old: lease.Lease, mark: session.Row) -> lease.Lease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
 
 import sqlalchemy as sa
@@ -24,8 +25,9 @@ class NameReads(session.ReadSession):
         return None if row is None else mapping.name_value(row)
 
     def names(self, namespace: ids.Namespace | None = None) -> tuple[lease.NameBinding, ...]:
-        rows = self._all(_ALL) if namespace is None else self._all(_IN_NAMESPACE, b_namespace=namespace)
-        return tuple(map(mapping.name_value, rows))
+        if namespace is None:
+            return self._whole(tables.NAMES, lambda: tuple(map(mapping.name_value, self._all(_ALL))))
+        return tuple(map(mapping.name_value, self._all(_IN_NAMESPACE, b_namespace=namespace)))
 
     def names_of(self, lease_id: ids.LeaseId) -> tuple[lease.NameBinding, ...]:
         return tuple(map(mapping.name_value, self._all(_OF_LEASE, b_lease_id=lease_id)))
@@ -35,7 +37,11 @@ class NameReads(session.ReadSession):
         return None if row is None else mapping.endpoint_value(row)
 
     def endpoints(self) -> Mapping[str, resources.Endpoint]:
-        return {row["owner"]: mapping.endpoint_value(row) for row in self._all(_ENDPOINTS)}
+        return self._whole(tables.ENDPOINTS, self._read_endpoints)
+
+    def _read_endpoints(self) -> Mapping[str, resources.Endpoint]:
+        found = {row["owner"]: mapping.endpoint_value(row) for row in self._all(_ENDPOINTS)}
+        return types.MappingProxyType(found)
 
 
 class NameWrites(session.WriteSession, NameReads):

@@ -20,8 +20,9 @@ class PoolReads(session.ReadSession):
         return None if row is None else mapping.pool_value(row)
 
     def pools(self, namespace: ids.Namespace | None = None) -> tuple[pool.Pool, ...]:
-        rows = self._all(_ALL) if namespace is None else self._all(_IN_NAMESPACE, b_namespace=namespace)
-        return tuple(map(mapping.pool_value, rows))
+        if namespace is None:
+            return self._whole(tables.POOLS, lambda: tuple(map(mapping.pool_value, self._all(_ALL))))
+        return tuple(map(mapping.pool_value, self._all(_IN_NAMESPACE, b_namespace=namespace)))
 
 
 class PoolWrites(session.WriteSession, PoolReads):

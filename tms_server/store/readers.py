@@ -8,14 +8,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tms_server.store import calls, leases, unit
+from tms_server.store import calls, kept, unit
 
 
 class Readers:
     """A small pool of reading threads."""
 
-    def __init__(self, engine: sa.Engine, loop: asyncio.AbstractEventLoop, count: int, queue_limit: int) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        ledger: kept.Ledger,
+        loop: asyncio.AbstractEventLoop,
+        count: int,
+        queue_limit: int,
+    ) -> None:
         self._engine = engine
+        self._ledger = ledger
         self._loop = loop
         self._inbox = calls.Inbox(queue_limit)
         self._threads = [
@@ -38,16 +46,16 @@ class Readers:
 
     def _serve(self) -> None:
         connection: sa.Connection | None = None
-        decoded: leases.Decoded = {}
+        source = kept.OfReader(self._ledger)
         while taken := self._inbox.take(1):
             (call,) = taken
             if call.future.cancelled():
                 continue
             try:
                 connection = connection or self._engine.connect()
+                source.begin()
                 with connection.begin():
-                    reader = unit.SqlReader(connection)
-                    reader.decoded = decoded
+                    reader = unit.SqlReader(connection, source)
                     call.succeed(call.work(reader))
                     reader.end()
             except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from tms_server import clock
-from tms_server.store import tables
+from tms_server.store import kept, tables
 
+T = TypeVar("T")
 Row = Mapping[Any, Any]
 
 _REVISION = sa.select(tables.INSTALLATION.c.revision)
@@ -23,8 +24,10 @@ _REVISION = sa.select(tables.INSTALLATION.c.revision)
 class ReadSession:
     """Statements on one connection within one transaction."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, source: kept.Source | None = None) -> None:
+        """`source` is where whole tables are kept; without one they are read each time."""
         self._connection = connection
+        self._source = source
 
     def end(self) -> None:
         """The transaction is over: whoever kept this gets an error instead of somebody else's transaction."""
@@ -33,6 +36,22 @@ class ReadSession:
     def revision(self) -> int:
         """Revision of the last change."""
         return int(self._connection.execute(_REVISION).scalar_one())
+
+    def _kept(self) -> kept.Kept | None:
+        """What is kept, once the snapshot has begun."""
+        if self._source is None:
+            return None
+        self.revision()
+        return self._source.now()
+
+    def _whole(self, table: sa.Table, read: Callable[[], T]) -> T:
+        """What `read` makes of a whole table, kept until somebody touches the table."""
+        if (found := self._kept()) is None:
+            return read()
+        if table.name not in found.tables:
+            found.tables[table.name] = read()
+        value: T = found.tables[table.name]
+        return value
 
     def _one(self, statement: sa.Executable, **parameters: Any) -> Row | None:
         return self._connection.execute(statement, parameters).mappings().one_or_none()
@@ -51,6 +70,8 @@ class Revisions:
 
     def __init__(self, last: int) -> None:
         self.last = last
+        self.touched = kept.Touched()
+        """By the unit of work that runs."""
 
     def next(self) -> int:
         self.last += 1
@@ -60,8 +81,14 @@ class Revisions:
 class WriteSession(ReadSession):
     """Adds what changes rows."""
 
-    def __init__(self, connection: sa.Connection, revisions: Revisions, clock_: clock.Clock) -> None:
-        super().__init__(connection)
+    def __init__(
+        self,
+        connection: sa.Connection,
+        revisions: Revisions,
+        clock_: clock.Clock,
+        source: kept.Source | None = None,
+    ) -> None:
+        super().__init__(connection, source)
         self._revisions = revisions
         self._clock = clock_
 
@@ -75,10 +102,16 @@ class WriteSession(ReadSession):
 
     def _put(self, table: sa.Table, row: Row) -> None:
         """Replaces the row of that primary key, or adds it."""
+        self._touch(table)
         if not self._run(update_by_key(table), **{_bound(name): value for name, value in row.items()}):
             self._connection.execute(sa.insert(table), row)
 
+    def _touch(self, table: sa.Table) -> None:
+        """Whoever keeps the table has to read it again."""
+        self._revisions.touched.tables.add(table.name)
+
     def _delete(self, table: sa.Table, **key: Any) -> bool:
+        self._touch(table)
         return self._run(_delete_by_key(table), **{_bound(name): value for name, value in key.items()}) > 0
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tms_server import clock
 from tms_server.model import errors, ids
 from tms_server.ports import store
-from tms_server.store import calls, migrate, readers, sqlite, unit, writer
+from tms_server.store import calls, kept, migrate, readers, sqlite, unit, writer
 
 T = TypeVar("T")
 
@@ -34,11 +34,12 @@ class SqlStore:
         self._lock = lock
         self._loop = asyncio.get_running_loop()
         self._wakes: dict[object, Callable[[], None]] = {}
+        ledger = kept.Ledger()
         self._readers = readers.Readers(
-            sqlite.reading_engine(path), self._loop, options.reader_threads, options.queue_limit
+            sqlite.reading_engine(path), ledger, self._loop, options.reader_threads, options.queue_limit
         )
         self._writer = writer.Writer(
-            sqlite.writing_engine(path), clock_, self._loop, self._wake_all, options.queue_limit
+            sqlite.writing_engine(path), ledger, clock_, self._loop, self._wake_all, options.queue_limit
         )
 
     @classmethod

@@ -16,7 +16,7 @@ import structlog
 
 from tms_server import clock
 from tms_server.model import errors
-from tms_server.store import calls, session, unit
+from tms_server.store import calls, kept, session, unit
 
 GROUP_LIMIT = 256
 """Units of work that share one commit at most."""
@@ -30,12 +30,15 @@ class Writer:
     def __init__(
         self,
         engine: sa.Engine,
+        ledger: kept.Ledger,
         clock_: clock.Clock,
         loop: asyncio.AbstractEventLoop,
         raised: Callable[[], None],
         queue_limit: int,
     ) -> None:
         self._engine = engine
+        self._ledger = ledger
+        self._kept = kept.Kept()
         self._clock = clock_
         self._loop = loop
         self._raised = raised
@@ -73,28 +76,41 @@ class Writer:
 
     def _commit(self, connection: sa.Connection, group: Sequence[calls.Call[Any]]) -> bool:
         """One transaction for the group; answers whether the revision was raised."""
-        with connection.begin():
-            revisions = session.Revisions(session.ReadSession(connection).revision())
-            before = revisions.last
-            for call in group:
-                self._run(connection, revisions, call)
-            if revisions.last == before:
-                return False
-            unit.save_revision(connection, revisions)
-        return True
+        touched = kept.Touched()
+        try:
+            with connection.begin():
+                revisions = session.Revisions(session.ReadSession(connection).revision())
+                before = revisions.last
+                for call in group:
+                    self._run(connection, revisions, call)
+                    touched.add(revisions.touched)
+                if revisions.last != before:
+                    unit.save_revision(connection, revisions)
+                self._ledger.record(touched)
+        except BaseException:
+            self._kept.soil(None)
+            raise
+        finally:
+            self._ledger.settle()
+        return revisions.last != before
 
     def _run(self, connection: sa.Connection, revisions: session.Revisions, call: calls.Call[Any]) -> None:
+        """Leaves in `revisions.touched` what the unit of work has really touched."""
         before = revisions.last
-        work_unit = unit.SqlUnitOfWork(connection, revisions, self._clock)
+        touched = revisions.touched = kept.Touched()
+        work_unit = unit.SqlUnitOfWork(connection, revisions, self._clock, kept.OfWriter(self._kept, touched))
         connection.exec_driver_sql("SAVEPOINT unit")
         try:
             call.succeed(call.work(work_unit))
         except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
             _take_back(connection, error)
             revisions.last = before
+            self._kept.forget(touched)
+            revisions.touched = kept.Touched()
             call.fail(calls.answer_to(error))
         finally:
             work_unit.end()
+        self._kept.soil(revisions.touched)
         connection.exec_driver_sql("RELEASE unit")
 
 
