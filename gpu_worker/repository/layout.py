@@ -17,7 +17,8 @@ from gpu_worker.engine import border
 
 _VERSION = re.compile(r"0|[1-9][0-9]*")
 
-Fingerprint = tuple[tuple[str, int, int], ...]
+_File = tuple[str, int, int, int]
+Fingerprint = tuple[_File, ...]
 """Path, size in bytes and modification time in nanoseconds of every file of a model."""
 
 log = structlog.get_logger(__name__)
@@ -57,11 +58,12 @@ class ModelDirectory:
         """The path of a file that must lie in this directory; raises InferenceError for any other."""
         return inside(self.path, relative)
 
-    def _files(self) -> Iterator[tuple[str, int, int]]:
+    def _files(self) -> Iterator[_File]:
         for path in self.path.rglob("*"):
             if path.is_file():
                 stat = path.stat()
-                yield str(path.relative_to(self.path)), stat.st_size, stat.st_mtime_ns
+                # A cache may give all its files one time: another file in the same place is told by its number.
+                yield str(path.relative_to(self.path)), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 class Repository:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import pathlib
 import threading
 
@@ -99,6 +100,19 @@ async def test_a_reload_takes_new_files_and_drops_the_old(repository: pathlib.Pa
         assert await _factor(asking, "m") == 5
         assert _states(asking) == [("m", "2", "READY", "")]
         await asking.until(lambda: _sessions() == sessions)
+
+
+async def test_another_file_of_equal_size_and_time_is_loaded(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    first = onnx_models.put(repository, "m", onnx_models.scale(2)) / "1" / "model.onnx"
+    second = onnx_models.put(tmp_path / "aside", "m", onnx_models.scale(5)) / "1" / "model.onnx"
+    assert first.stat().st_size == second.stat().st_size
+    for file in (first, second):
+        os.utime(file, ns=(10**18, 10**18))
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        assert await _factor(asking, "m") == 2
+        second.replace(first)
+        await asking.engine.load("m", {})
+        assert await _factor(asking, "m") == 5
 
 
 async def test_a_failed_reload_keeps_the_old(repository: pathlib.Path) -> None:
