@@ -158,6 +158,7 @@ class Agent:
             in_flight=in_flight,
             fetched_bytes={name: progress.fetched_bytes for name, (_stop, progress) in self._fetching.items()},
             endpoints=self._parts.addresses.opened(),
+            unopened=self._parts.addresses.unopened(),
             worker=self._parts.worker,
             memory_bytes=statistics.memory_bytes if statistics else 0,
             cache_bytes=self._cache_bytes,

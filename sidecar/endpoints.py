@@ -35,10 +35,15 @@ class Endpoints:
         self._drain_s = drain_s
         self._open: dict[values.Serving, _Address] = {}
         self._closing: dict[asyncio.Task[None], _Address] = {}
+        self._unopened: dict[values.Serving, str] = {}
 
     def opened(self) -> tuple[values.Endpoint, ...]:
         """Those that take connections now."""
         return tuple(serving.endpoint for serving in self._open)
+
+    def unopened(self) -> Mapping[values.Endpoint, str]:
+        """Those that are wanted and cannot be had, with the reason."""
+        return {serving.endpoint: why for serving, why in self._unopened.items()}
 
     def in_flight(self) -> Mapping[str, int]:
         """Inferences that may be under way, by served name; one that cannot be told apart counts for all it may be."""
@@ -49,13 +54,14 @@ class Endpoints:
 
     def sync(self, wanted: Collection[values.Serving]) -> bool:
         """Opens and closes until the open ones are the wanted ones; True where that changed anything."""
-        before = self.opened()
+        before = self.opened(), self.unopened()
         for serving in [each for each in self._open if each not in wanted]:
             self._close(serving)
         for serving in wanted:
             if serving not in self._open:
                 self._try_open(serving)
-        return self.opened() != before
+        self._unopened = {serving: why for serving, why in self._unopened.items() if serving in wanted}
+        return (self.opened(), self.unopened()) != before
 
     async def drained(self, model: str) -> None:
         """Returns once no closing address that named the model has a connection left (bounded by the drain time)."""
@@ -75,10 +81,17 @@ class Endpoints:
             address.open()
         except (OSError, OverflowError, ValueError) as error:
             address.stop()
-            log.warning("endpoint.unavailable", endpoint=_text(serving.endpoint), error=str(error))
+            self._refuse(serving, str(error))
         else:
+            self._unopened.pop(serving, None)
             self._open[serving] = address
             log.info("endpoint.opened", endpoint=_text(serving.endpoint), models=list(serving.models))
+
+    def _refuse(self, serving: values.Serving, why: str) -> None:
+        """Told once: it is tried again at every pass, for as long as somebody else has the address."""
+        if self._unopened.get(serving) != why:
+            self._unopened[serving] = why
+            log.warning("endpoint.unavailable", endpoint=_text(serving.endpoint), error=why)
 
     def _close(self, serving: values.Serving) -> None:
         address = self._open.pop(serving)

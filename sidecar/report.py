@@ -40,6 +40,7 @@ class Seen:
     in_flight: Mapping[str, int]
     fetched_bytes: Mapping[str, int]
     endpoints: tuple[values.Endpoint, ...]
+    unopened: Mapping[values.Endpoint, str]
     worker: values.Endpoint
     memory_bytes: int
     cache_bytes: int
@@ -58,7 +59,12 @@ def build(seen: Seen) -> agent_pb2.Report:
         at=wire.timestamp(seen.at_ms),
         activity_known=seen.activity_known,
         worker_endpoint=wire.endpoint(seen.worker),
+        unopened=[_unopened(endpoint, why) for endpoint, why in seen.unopened.items()],
     )
+
+
+def _unopened(endpoint: values.Endpoint, why: str) -> agent_pb2.UnopenedEndpoint:
+    return agent_pb2.UnopenedEndpoint(endpoint=wire.endpoint(endpoint), reason="AddressUnavailable", message=why)
 
 
 def _wanted(seen: Seen) -> Iterator[agent_pb2.ReportedModel]:

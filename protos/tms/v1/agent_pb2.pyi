@@ -295,6 +295,7 @@ class Report(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     ACTIVITY_KNOWN_FIELD_NUMBER: _builtins.int
     WORKER_ENDPOINT_FIELD_NUMBER: _builtins.int
+    UNOPENED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     generation: _builtins.int
     """Of the Desired that this describes."""
@@ -320,6 +321,10 @@ class Report(_message.Message):
     def worker_endpoint(self) -> _common_pb2.Endpoint:
         """Where the worker itself listens."""
 
+    @_builtins.property
+    def unopened(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnopenedEndpoint]:
+        """Those whose models are ready, but whose address cannot be had. Tried again until it can."""
+
     def __init__(
         self,
         *,
@@ -333,14 +338,42 @@ class Report(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         activity_known: _builtins.bool = ...,
         worker_endpoint: _common_pb2.Endpoint | None = ...,
+        unopened: _abc.Iterable[Global___UnopenedEndpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "memory", b"memory", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_known", b"activity_known", "at", b"at", "endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "memory", b"memory", "models", b"models", "server_ready", b"server_ready", "server_restarts", b"server_restarts", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_known", b"activity_known", "at", b"at", "endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "memory", b"memory", "models", b"models", "server_ready", b"server_ready", "server_restarts", b"server_restarts", "unopened", b"unopened", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class UnopenedEndpoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """A stable word, as AddressUnavailable."""
+    message: _builtins.str
+    @_builtins.property
+    def endpoint(self) -> _common_pb2.Endpoint: ...
+    def __init__(
+        self,
+        *,
+        endpoint: _common_pb2.Endpoint | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnopenedEndpoint: _TypeAlias = UnopenedEndpoint  # noqa: Y015
 
 @_typing.final
 class ReportedModel(_message.Message):

@@ -172,12 +172,21 @@ async def test_it_opens_only_when_all_ports_can_be_bound(worker: Worker, forward
     with socket.create_server(("127.0.0.1", 0)) as other:
         wanted = values.Serving(values.Endpoint("127.0.0.1", free_port(), other.getsockname()[1], 0), ("digits",))
 
+        assert forwarder.sync([wanted])
         assert not forwarder.sync([wanted])
 
         assert forwarder.opened() == ()
+        ((endpoint, why),) = forwarder.unopened().items()
+        assert endpoint == wanted.endpoint
+        assert "in use" in why
         with pytest.raises(OSError, match=r"refused|Connect"):
             await connect(wanted.endpoint.http_port)
+        assert forwarder.sync([])
+        assert forwarder.unopened() == {}
+        assert forwarder.sync([wanted])
     assert forwarder.sync([wanted])
+    assert forwarder.opened() == (wanted.endpoint,)
+    assert forwarder.unopened() == {}
 
 
 @on_both_loops

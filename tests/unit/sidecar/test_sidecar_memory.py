@@ -72,6 +72,7 @@ def seen(held: dict[str, desired_state.Held], **changes: object) -> report.Seen:
         "in_flight": {},
         "fetched_bytes": {},
         "endpoints": (WORKER,),
+        "unopened": {},
         "worker": WORKER,
         "memory_bytes": 11,
         "cache_bytes": 12,
@@ -92,6 +93,15 @@ def test_a_wanted_model_that_has_not_begun_is_pending() -> None:
     ]
     assert (told.epoch, told.generation, told.server_restarts) == (1, 7, 2)
     assert told.at.ToMilliseconds() == 1_700_000_000_123
+
+
+def test_an_address_that_cannot_be_had_is_told_with_the_reason() -> None:
+    told = report.build(seen({}, endpoints=(), unopened={WORKER: "Address already in use"}))
+
+    (problem,) = told.unopened
+    assert problem.endpoint == wire.endpoint(WORKER)
+    assert (problem.reason, problem.message) == ("AddressUnavailable", "Address already in use")
+    assert list(told.endpoints) == []
 
 
 def test_a_ready_model_tells_its_use() -> None:
