@@ -27,7 +27,8 @@ from sidecar import errors, values
 _BLOB_TIME_NS = 1_000_000_000 * 10**9
 _LOCK_POLL_S = 0.05
 _PIECE_BYTES = 4 << 20
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = "NoRoomOnDisk"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Cache:
@@ -134,10 +135,12 @@ def room(needed_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _FULL:
             raise
         raise errors.ModelFailed(
-            "NoRoomOnDisk", f"the model cache has no room for a file of {needed_bytes} bytes; free space on its disk"
+            NO_ROOM,
+            f"the model cache has no room for a file of {needed_bytes} bytes; free space on its disk",
+            retryable=True,
         ) from error
 
 

@@ -61,7 +61,8 @@ def _one(
         try:
             return _bring(store, model, file, stop, progress)
         except errors.ModelFailed as error:
-            if not error.failure.retryable:
+            # On a full disk what has come so far takes the room of others.
+            if not error.failure.retryable or error.failure.reason == cache.NO_ROOM:
                 store.discard(model.uri, file)
             raise
 

@@ -144,6 +144,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         run(kept, model)
 
     assert caught.value.failure.reason == "NoRoomOnDisk"
+    assert caught.value.failure.retryable, "a disk is freed sooner or later; no lease ends for it"
     assert str(tmp_path) not in caught.value.failure.message
     assert leftovers(tmp_path) == []
 
