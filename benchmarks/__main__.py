@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 
 from rich.console import Console
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
     parser.add_argument("--output", choices=["table", "json"], default="table")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped, as after Ctrl-C
     progress, console = Console(stderr=True), Console()
     done = []
     for name in options.sections or SECTIONS:
