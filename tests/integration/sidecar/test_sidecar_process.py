@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from protos.tms.v1 import agent_pb2
-from sidecar import values
+from sidecar import s3, values
 from tests.support import onnx_models, v2_servers
 
-from .conftest import ACCESS, Store, model_of
+from .conftest import ACCESS, Cutter, Store, model_of
 from .control_plane import PATIENCE_S, READY, TOKEN, ControlPlane, Sidecar, desired, message, serving, states
 
 
@@ -340,6 +340,33 @@ async def test_a_model_of_an_object_store_serves_and_no_secret_is_kept(
     kept = await asyncio.to_thread(files_below, tmp_path)
     assert b"s3://models/digits" in kept["data/desired.json"]
     assert [path for path, data in kept.items() if ACCESS["secret_access_key"].encode() in data] == []
+
+
+async def test_killed_in_the_middle_of_a_fetch_it_goes_on_where_it_was(
+    control: ControlPlane, sidecar: Sidecar, store: Store, s3_server: tuple[str, int], tmp_path: pathlib.Path
+) -> None:
+    cutter = Cutter(s3_server, 5 * s3.RANGE_BYTES)
+    data = bytes(8 * s3.RANGE_BYTES)
+    files = (store.put("digits", "1/data.bin", data), store.put("digits", "1/model.onnx", onnx_models.scale(5.0)))
+    model = desired(values.Model(name="digits", uri="s3://models/digits", files=files, source_digest="d"))
+    model.s3.CopyFrom(agent_pb2.S3Access(endpoint_url=cutter.url, path_style=True, **ACCESS))
+    at = serving("digits")
+    await control.want([model], [at])
+    await sidecar.start()
+    try:
+        await control.heard(lambda report: bool(report.models and report.models[0].fetched_bytes))
+        await sidecar.kill()
+        before = cutter.answered_bytes
+        cutter.mend()
+        await sidecar.start()
+
+        await control.heard(lambda report: is_serving(report, at))
+    finally:
+        await asyncio.to_thread(cutter.close)
+
+    assert cutter.answered_bytes - before < len(data)
+    assert await asyncio.to_thread(ask, at.endpoint.http_port, "digits") == [5, 10, 15, 20]
+    assert list((tmp_path / "cache" / "partial").iterdir()) == []
 
 
 def files_below(folder: pathlib.Path) -> dict[str, bytes]:
