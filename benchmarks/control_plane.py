@@ -80,12 +80,13 @@ async def _pool_without_room(channel: grpc.aio.Channel, leases: lease_pb2_grpc.L
     resources = common_pb2.Resources(memory_bytes=2**30)
     spec = pool_pb2.PoolSpec(worker=common_pb2.WorkerSpec(command="tms-worker", resources=resources), max_workers=1)
     pool = await pool_pb2_grpc.PoolsStub(channel).Create(pool_pb2.CreatePoolRequest(name="full", spec=spec))
-    await leases.Create(_request("filler", 900 * 2**20))
+    # Under a name of its own: the same model would be shared, and every lease would have room.
+    await leases.Create(_request("filler", 900 * 2**20, "filler"))
     assert pool.name == "full"
 
 
-def _request(request_id: str, declared_bytes: int) -> lease_pb2.CreateLeaseRequest:
-    model = common_pb2.ModelReference(name="digits", uri="model://bench/digits", declared_bytes=declared_bytes)
+def _request(request_id: str, declared_bytes: int, name: str = "digits") -> lease_pb2.CreateLeaseRequest:
+    model = common_pb2.ModelReference(name=name, uri="model://bench/digits", declared_bytes=declared_bytes)
     pool = lease_pb2.PoolPlacement(pool="full")
     return lease_pb2.CreateLeaseRequest(request_id=request_id, models=[model], pool=pool)
 

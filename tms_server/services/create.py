@@ -48,11 +48,8 @@ class Creator:
         """Stores a lease and answers it PENDING; for a dry run, answers what placement would say and stores nothing."""
         self._validate(asked)
         request_id = asked.request_id or self.parts.ids.request()
-        if asked.request_id and not asked.dry_run:
-            earlier = await self.parts.store.read(lambda reader: _earlier(reader, caller, asked, request_id))
-            if earlier is not None:
-                return await self._view(earlier)
-        await self.parts.store.read(lambda reader: self._check(reader, asked))
+        if (earlier := await self.parts.store.read(lambda reader: self._before(reader, caller, asked))) is not None:
+            return self._view(*earlier)
         sources, silence = await self._resolve(asked)
         identity = lifecycle.Identity(
             id=self.parts.ids.lease(), namespace=asked.namespace, request_id=request_id, actor=caller.name
@@ -60,10 +57,10 @@ class Creator:
         new = _new(identity, asked, sources, silence, self.parts.clock.now())
         if asked.dry_run:
             return await self._dry_run(new)
-        stored, fresh = await self.parts.store.write(lambda unit: self._store(unit, caller, asked, new))
-        if fresh:
+        stored, around = await self.parts.store.write(lambda unit: self._store(unit, caller, asked, new))
+        if stored.id == new.id:
             self.parts.metrics.created.inc()
-        return await self._view(stored)
+        return self._view(stored, around)
 
     def _validate(self, asked: CreateLease) -> None:
         validate.name("namespace", asked.namespace)
@@ -74,6 +71,17 @@ class Creator:
         validate.lease_spec(asked.spec)
         if isinstance(asked.spec.placement, lease.Dedicated):
             parts.refuse_worker(self.parts.backend, "dedicated.worker", asked.spec.placement.worker)
+
+    def _before(
+        self, reader: store.Reader, caller: caller_module.Caller, asked: CreateLease
+    ) -> tuple[lease.Lease, views.Context] | None:
+        """The lease that this request has made already; None when it may be looked up and stored."""
+        if asked.request_id and not asked.dry_run:
+            earlier = _earlier(reader, caller, asked, asked.request_id)
+            if earlier is not None:
+                return earlier, views.context(reader, [earlier])
+        self._check(reader, asked)
+        return None
 
     def _check(self, reader: store.Reader, asked: CreateLease) -> None:
         """What must exist and be free."""
@@ -97,10 +105,10 @@ class Creator:
 
     def _store(
         self, unit: store.UnitOfWork, caller: caller_module.Caller, asked: CreateLease, new: lease.Lease
-    ) -> tuple[lease.Lease, bool]:
+    ) -> tuple[lease.Lease, views.Context]:
         earlier = _earlier(unit, caller, asked, new.request_id)
         if earlier is not None:
-            return earlier, False
+            return earlier, views.context(unit, [earlier])
         self._check(unit, asked)
         event = store.NewEvent(
             type="Created", message=f"asked for by {caller.name}", actor=caller.name, at=new.created_at
@@ -108,7 +116,7 @@ class Creator:
         stored = unit.add_lease(new, asked.digest, event)
         if asked.name:
             names.bind(unit, stored, ids.LeaseName(asked.name), new.created_at)
-        return stored, True
+        return stored, views.context(unit, [stored])
 
     async def _dry_run(self, new: lease.Lease) -> views.LeaseView:
         fleet = await self.parts.store.read(
@@ -121,8 +129,7 @@ class Creator:
         shown = dataclasses.replace(new.with_condition(condition), id=ids.LeaseId(""))
         return views.view(shown, views.BARE, self.parts.live, new.created_at)
 
-    async def _view(self, stored: lease.Lease) -> views.LeaseView:
-        around = await self.parts.store.read(lambda reader: views.context(reader, [stored]))
+    def _view(self, stored: lease.Lease, around: views.Context) -> views.LeaseView:
         return views.view(stored, around, self.parts.live, self.parts.clock.now())
 
 

@@ -97,15 +97,13 @@ class Leases:
         if duration is not None:
             validate.span("duration", duration)
 
-        def work(unit: store.UnitOfWork) -> lease.Lease:
+        def work(unit: store.UnitOfWork) -> tuple[lease.Lease, views.Context]:
             held = finding.a_lease(unit, namespace, text)
             renewed = expiry.renew(held, duration, self.parts.clock.now(), allow_shorten=allow_shorten)
             unit.renew_lease(held.id, renewed.renewed_until, renewed.last_activity_at)
-            return renewed
+            return renewed, views.context(unit, [renewed])
 
-        renewed = await self.parts.store.write(work)
-        around = await self.parts.store.read(lambda reader: views.context(reader, [renewed]))
-        shown = self._view(renewed, around)
+        shown = self._view(*await self.parts.store.write(work))
         if allow_shorten:
             # A renewal raises no revision, and an end may now be due before the next pass.
             self.parts.changed.notify()
