@@ -136,11 +136,7 @@ class Servicer:
     ) -> predict_pb2.RepositoryModelUnloadResponse:
         _check_repository(request.repository_name)
         given = {name: _repository_parameter(name, value) for name, value in request.parameters.items()}
-        dependents = given.pop("unload_dependents", False)
-        if not isinstance(dependents, bool):
-            raise datatypes.refused("parameter 'unload_dependents' must be a boolean")
-        if given:
-            raise datatypes.refused(f"unexpected parameter '{next(iter(given))}' for model unload")
+        dependents = parameters.unload_dependents(given)
         await self._engine.unload(request.model_name, unload_dependents=dependents)
         return predict_pb2.RepositoryModelUnloadResponse()
 

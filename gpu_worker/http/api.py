@@ -16,7 +16,7 @@ import structlog
 from gpu_worker.engine import border
 from gpu_worker.http import decoding, infer, messages, routes, views
 from gpu_worker.http.routes import Endpoint
-from gpu_worker.wire import datatypes
+from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
 
 log = structlog.get_logger(__name__)
@@ -107,12 +107,7 @@ class Api:
         self._spawn(request, self._engine.load(route.model, _load_parameters(request)))
 
     def _unload(self, request: messages.Request, route: routes.Route) -> None:
-        given = _parameters(request)
-        dependents = given.pop("unload_dependents", False)
-        if not isinstance(dependents, bool):
-            raise datatypes.refused("parameter 'unload_dependents' must be a boolean")
-        if given:
-            raise datatypes.refused(f"unexpected parameter '{next(iter(given))}' for model unload")
+        dependents = parameters.unload_dependents(_parameters(request))
         self._spawn(request, self._engine.unload(route.model, unload_dependents=dependents))
 
     def _spawn(self, request: messages.Request, work: Coroutine[Any, Any, None]) -> None:
@@ -153,12 +148,12 @@ def _parameters(request: messages.Request) -> dict[str, Any]:
 
 
 def _load_parameters(request: messages.Request) -> dict[str, border.Parameter | bytes]:
-    parameters: dict[str, border.Parameter | bytes] = {}
+    given: dict[str, border.Parameter | bytes] = {}
     for name, value in _parameters(request).items():
         if not isinstance(value, (str, bool, int, float)):
             raise datatypes.refused(f"parameter '{name}' of a model load must be a string, a number or a boolean")
-        parameters[name] = _decode_file(name, value) if name.startswith(_FILE) else value
-    return parameters
+        given[name] = _decode_file(name, value) if name.startswith(_FILE) else value
+    return given
 
 
 def _decode_file(name: str, value: border.Parameter) -> bytes:

@@ -60,6 +60,17 @@ def check_version(version: str) -> str:
     return version
 
 
+def unload_dependents(given: Mapping[str, object]) -> bool:
+    """What the one parameter of a model unload says; InferenceError for any other."""
+    dependents = given.get("unload_dependents", False)
+    if not isinstance(dependents, bool):
+        raise datatypes.refused("parameter 'unload_dependents' must be a boolean")
+    for name in given:
+        if name != "unload_dependents":
+            raise datatypes.refused(f"unexpected parameter '{name}' for model unload")
+    return dependents
+
+
 def check_unique(kind: str, names: list[str]) -> None:
     """Refuses a tensor named twice."""
     if len(set(names)) != len(names):
