@@ -31,8 +31,6 @@ log = structlog.get_logger(__name__)
 # Threads that compute hold the interpreter's lock; the event loop is to have it back within half a millisecond.
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 10.0
-# What a request makes is freed by counting references: this many objects alive at once are worth a search for cycles.
-_GARBAGE_THRESHOLD = 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +54,6 @@ def _spare_pauses() -> None:
     """A search for garbage in all that was imported would hold every request up for tens of milliseconds."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 class Worker:
