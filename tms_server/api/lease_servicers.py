@@ -4,17 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from protos.tms.v1 import lease_pb2, lease_pb2_grpc
-from tms_server.api import callers, convert, fields
+from tms_server.api import callers, convert, fields, pipeline
 from tms_server.model import errors, ids
 from tms_server.services import create, leases, names, watch
 
 Context = grpc.aio.ServicerContext[Any, Any]
+AT_ONCE = 64
+"""Requests of one KeepAlive stream that are in work together: they share commits, and their answers keep their order."""
 
 
 class LeasesServicer(lease_pb2_grpc.LeasesServicer):
@@ -73,8 +76,10 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
     async def KeepAlive(
         self, request_iterator: AsyncIterator[lease_pb2.KeepAliveRequest], context: Context
     ) -> AsyncIterator[lease_pb2.KeepAliveResponse]:
-        async for request in request_iterator:
-            yield await self._keep_alive(request, context)
+        answering = pipeline.in_order(request_iterator, lambda request: self._keep_alive(request, context), AT_ONCE)
+        async with contextlib.aclosing(answering) as answers:
+            async for answer in answers:
+                yield answer
 
     async def Explain(self, request: lease_pb2.ExplainLeaseRequest, context: Context) -> lease_pb2.ExplainLeaseResponse:
         namespace = fields.namespace(request.namespace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 
 from tms_server.model import ids
@@ -34,7 +35,8 @@ class SourceFile:
     sha256: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots: what is worked out of it is asked for again and again, and is kept in its dictionary.
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSource:
     """What a model URI resolved to. `uri` is concrete (file:// or s3://), never model://."""
 
@@ -42,11 +44,11 @@ class ModelSource:
     framework: Framework
     files: tuple[SourceFile, ...]
 
-    @property
+    @functools.cached_property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
-    @property
+    @functools.cached_property
     def digest(self) -> ids.Digest:
         """sha256 over the sorted paths, sizes and versions: which bytes are meant."""
         lines = sorted(f"{file.path}\0{file.size_bytes}\0{file.version}\n" for file in self.files)

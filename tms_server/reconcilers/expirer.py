@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -56,7 +56,7 @@ class Expirer:
         if self._live.store_silent_since is not None:
             return now + STORE_RECHECK
         known = await self._known()
-        verdicts = await self._store.read(lambda reader: self._verdicts(reader, known, now))
+        verdicts = await self._store.read(lambda reader: self._verdicts(reader, reader.unended_leases(), known, now))
         due = [lease_id for lease_id, verdict in verdicts.items() if isinstance(verdict, expiry.End)]
         if due:
             await self._end(due[:MOST_ENDS], known, now)
@@ -79,13 +79,13 @@ class Expirer:
         return self._live.gone_since(of.id)
 
     def _verdicts(
-        self, reader: store_module.Reader, known: Known, now: dt.datetime
+        self, reader: store_module.Reader, leases: Iterable[lease.Lease], known: Known, now: dt.datetime
     ) -> dict[ids.LeaseId, expiry.Verdict]:
         groups = {each.lease_id: each.group_id for each in reader.assignments() if not each.draining}
-        leases = (each for each in reader.unended_leases() if each.state.living)
         return {
             each.id: expiry.verdict(_used(each, known), self._evidence(each, groups.get(each.id), known), now)
             for each in leases
+            if each.state.living
         }
 
     def _evidence(self, held: lease.Lease, group_id: ids.GroupId | None, known: Known) -> expiry.Evidence:
@@ -104,11 +104,10 @@ class Expirer:
 
     async def _end(self, due: list[ids.LeaseId], known: Known, now: dt.datetime) -> None:
         def end_still_due(unit: store_module.UnitOfWork) -> list[lease.LeaseEnd]:
-            verdicts = self._verdicts(unit, known, now)
-            still = {key: verdicts[key] for key in due if key in verdicts}
-            ends = {key: verdict.end for key, verdict in still.items() if isinstance(verdict, expiry.End)}
-            found = {key: unit.get_lease(key) for key in ends}
-            endings.end_all(unit, [(held, ends[key]) for key, held in found.items() if held is not None])
+            found = {held.id: held for key in due if (held := unit.get_lease(key)) is not None}
+            verdicts = self._verdicts(unit, found.values(), known, now)
+            ends = {key: verdict.end for key, verdict in verdicts.items() if isinstance(verdict, expiry.End)}
+            endings.end_all(unit, [(found[key], why) for key, why in ends.items()])
             return list(ends.values())
 
         ended = await self._store.write(end_still_due)

@@ -91,10 +91,10 @@ def _apply(
     for assignment in plan.assignments:
         unit.put_assignment(assignment)
     for placed in plan.placed:
-        old = _unchanged(unit, planned_from[placed.lease_id])
+        old = planned_from[placed.lease_id]
         event = store_module.NewEvent(type="Placed", message=placed.message, actor=ACTOR, at=now)
         unit.save_lease(lifecycle.place(old, now, placed.message), event)
-    waited = [_wait(unit, _unchanged(unit, planned_from[each.lease_id]), each, now) for each in plan.waiting]
+    waited = [_wait(unit, planned_from[each.lease_id], each, now) for each in plan.waiting]
     for failed in plan.failed:
         why = lease.LeaseEnd(
             state=lease.LeaseState.FAILED, reason=failed.reason, message=failed.message, actor=ACTOR, at=now

@@ -121,7 +121,10 @@ def load(reader: store_module.Reader) -> Stored:
 
 def decide(stored: Stored, heard: Mapping[ids.GroupId, Heard], now: dt.datetime) -> Changes:
     """What the reports change."""
-    known_shas = steps.shas(stored.leases.values(), (model for each in heard.values() for model in each.report.models))
+    booked = dict.fromkeys(each.lease_id for each in stored.assignments if each.lease_id in stored.leases)
+    known_shas = steps.shas(
+        (stored.leases[each] for each in booked), (model for each in heard.values() for model in each.report.models)
+    )
     moves = (
         step
         for assignment in stored.assignments
