@@ -47,8 +47,7 @@ def _walk(model: pathlib.Path, directory: pathlib.Path, prefix: str, depth: int)
         raise errors.InvalidField("uri", f"directories are nested too deep below {prefix!r}, or a link forms a loop")
     with os.scandir(directory) as entries:
         for entry in entries:
-            path = _inside(model, pathlib.Path(entry.path), "the model's directory")
-            facts = path.stat()
+            path, facts = _facts(model, entry)
             if stat.S_ISDIR(facts.st_mode):
                 yield from _walk(model, path, f"{prefix}{entry.name}/", depth - 1)
             elif stat.S_ISREG(facts.st_mode):
@@ -57,6 +56,15 @@ def _walk(model: pathlib.Path, directory: pathlib.Path, prefix: str, depth: int)
                 )
             else:
                 raise errors.InvalidField("uri", f"{prefix}{entry.name} is neither a file nor a directory; remove it")
+
+
+def _facts(model: pathlib.Path, entry: os.DirEntry[str]) -> tuple[pathlib.Path, os.stat_result]:
+    """What an entry of a real directory really is; only a link has to be followed."""
+    path = pathlib.Path(entry.path)
+    if not entry.is_symlink():
+        return path, entry.stat(follow_symlinks=False)
+    real = _inside(model, path, "the model's directory")
+    return real, real.stat()
 
 
 def _inside(root: pathlib.Path, path: pathlib.Path, what: str) -> pathlib.Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Iterable
 from concurrent import futures
 
 from tms_server.model import errors, lease, source
 from tms_server.ports import resolver
-from tms_server.repositories import files, frameworks, listing, options, s3, uris
+from tms_server.repositories import files, frameworks, listing, options, s3, sharing, uris
 
 
 class RepositoryResolver:
@@ -23,19 +22,20 @@ class RepositoryResolver:
         self._limits = limits or options.Limits()
         self._clients = s3.Clients(self._limits)
         self._threads = futures.ThreadPoolExecutor(self._limits.lookups_at_once, thread_name_prefix="lookup")
+        self._shared = sharing.Shared(self._look_up)
         names = [each.name for each in self._repositories]
         if len(set(names)) != len(names):
             raise ValueError("repositories: a name is declared twice")
 
     async def resolve(self, reference: lease.ModelReference) -> source.ModelSource:
         target = uris.locate(reference.uri, self._repositories)
-        work = functools.partial(self._look_up, reference, target)
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                found = await self._shared.of(target)
         except TimeoutError:
             name = target.repository.name
             raise errors.Unavailable(f"repository {name!r} gave no answer in {self._limits.timeout_s:g} s") from None
+        return source.ModelSource(uri=found.uri, framework=frameworks.decide(reference, found), files=found.files)
 
     def access(self, uri: str) -> resolver.S3Access | None:
         """Beside the port: Unavailable when the credentials cannot be read now."""
@@ -58,9 +58,8 @@ class RepositoryResolver:
         """Takes no more work; lookups under way end by their own timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _look_up(self, reference: lease.ModelReference, target: uris.Target) -> source.ModelSource:
-        found = self._list(target)
-        return source.ModelSource(uri=found.uri, framework=frameworks.decide(reference, found), files=found.files)
+    async def _look_up(self, target: uris.Target) -> listing.Listing:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._list, target)
 
     def _list(self, target: uris.Target) -> listing.Listing:
         if isinstance(target.repository, options.FileRepository):

@@ -41,6 +41,7 @@ def worker_argv(options: options_module.Options, spec: backend.LaunchSpec, direc
             "grpc_port": str(endpoint.grpc_port),
             "metrics_port": str(endpoint.metrics_port),
             "model_repository": str(directory / "models"),
+            "token_file": str(directory / "token"),
         },
     )
 

@@ -26,6 +26,7 @@ WORKER_COMMAND = (
     "--grpc-port={grpc_port}",
     "--metrics-address={host}",
     "--metrics-port={metrics_port}",
+    "--control-token-file={token_file}",
 )
 SIDECAR_COMMAND = (
     *_PYTHON,
@@ -75,7 +76,8 @@ class Options:
     """Settings of the process backend.
 
     `commands` is the allow-list: a name and its argument template, with the placeholders ``{host}``, ``{http_port}``,
-    ``{grpc_port}``, ``{metrics_port}`` and ``{model_repository}``; a worker that names none runs `default_command`.
+    ``{grpc_port}``, ``{metrics_port}``, ``{model_repository}`` and ``{token_file}`` (what sidecars show as the header
+    ``tms-control-token``); a worker that names none runs `default_command`.
     `sidecar_command` knows ``{server}``, ``{worker_id}``, ``{token_file}``, ``{worker_endpoint}``,
     ``{model_repository}``, ``{data_dir}`` and ``{cache_dir}``. `environment` is given to both programs beside the few
     variables that they inherit. `gpus` are the uuids of the devices that workers may hold, each by one at a time.
