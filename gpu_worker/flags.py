@@ -212,6 +212,12 @@ OTHER = (
     _on("log-info", "log information"),
     _on("log-warning", "log warnings"),
     _on("log-error", "log errors"),
+    Flag(
+        "control-token-file",
+        "only who shows this file's token (header tms-control-token) may list, load and unload models",
+        str,
+        metavar="FILE",
+    ),
     Flag("ready-file", "write the bound ports there as JSON once ready to serve", str, metavar="FILE"),
 )
 GROUPS = (("models", MODELS), ("HTTP", HTTP), ("gRPC", GRPC), ("metrics", METRICS), ("logs and life", OTHER))

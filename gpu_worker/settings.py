@@ -17,6 +17,7 @@ from gpu_worker import core, flags, metrics
 from gpu_worker.engine import border
 from gpu_worker.grpc import server as grpc_server
 from gpu_worker.http import limits as http_limits
+from gpu_worker.wire import control
 
 _BACKENDS = ("", "onnxruntime")
 
@@ -61,6 +62,7 @@ class Settings:
     http: Http | None
     grpc: grpc_server.Listen | None
     metrics: Metrics | None
+    control: control.Control
     exit_timeout_s: float
     ready_file: pathlib.Path | None
     log_level: int
@@ -75,6 +77,7 @@ def load(arguments: Sequence[str]) -> Settings:
         http=_http(given) if given.allow_http else None,
         grpc=_grpc(given) if given.allow_grpc else None,
         metrics=_metrics(given) if given.allow_metrics else None,
+        control=_control(given),
         exit_timeout_s=given.exit_timeout_secs,
         ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
         log_level=_log_level(given),
@@ -101,6 +104,18 @@ def _core(given: argparse.Namespace) -> core.Options:
         load_thread_count=given.model_load_thread_count,
         server_id=given.id,
     )
+
+
+def _control(given: argparse.Namespace) -> control.Control:
+    if not given.control_token_file:
+        return control.OPEN
+    try:
+        token = pathlib.Path(given.control_token_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refused(f"--control-token-file={given.control_token_file} cannot be read: {error}") from error
+    if not token:
+        raise _refused(f"--control-token-file={given.control_token_file} is empty: write a token into it")
+    return control.Control(token)
 
 
 def _backend_config(given: argparse.Namespace) -> dict[str, str]:

@@ -25,7 +25,7 @@ async def run(configured: settings.Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = runtime.Runtime(_target(configured))
+    server = runtime.Runtime(_target(configured), configured.token_file.read_text(encoding="utf-8").strip())
     keeper = agent.Agent(_parts(configured, server))
     log.info("sidecar.started", worker_id=configured.worker_id, worker=configured.worker_endpoint)
     try:

@@ -53,7 +53,9 @@ class Statistics:
 class Runtime:
     """One server. Calls raise ServerGone where it does not answer; `load` also ModelFailed."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, token: str = "") -> None:
+        """`token` is shown with each repository call, for servers that let nobody else make them."""
+        self._metadata = (("tms-control-token", token),) if token else ()
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self._stub = predict_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -65,7 +67,8 @@ class Runtime:
         live = await _answer(self._stub.ServerLive(predict_pb2.ServerLiveRequest(), timeout=_CALL_S))
         if not live.live:
             raise errors.ServerGone("the server answers that it is not live")
-        answer = await _answer(self._stub.RepositoryIndex(predict_pb2.RepositoryIndexRequest(), timeout=_CALL_S))
+        asked = predict_pb2.RepositoryIndexRequest()
+        answer = await _answer(self._stub.RepositoryIndex(asked, timeout=_CALL_S, metadata=self._metadata))
         loaded = frozenset(entry.name for entry in answer.models if entry.state == "READY")
         busy = frozenset(entry.name for entry in answer.models if entry.state in {"LOADING", "UNLOADING"})
         return Index(loaded, busy)
@@ -76,14 +79,14 @@ class Runtime:
         if config:
             request.parameters["config"].string_param = config
         try:
-            await self._stub.RepositoryModelLoad(request, timeout=_LOAD_S)
+            await self._stub.RepositoryModelLoad(request, timeout=_LOAD_S, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _load_failure(error) from error
 
     async def unload(self, name: str) -> None:
         """Returns once the unload has begun."""
         request = predict_pb2.RepositoryModelUnloadRequest(model_name=name)
-        await _answer(self._stub.RepositoryModelUnload(request, timeout=_LOAD_S))
+        await _answer(self._stub.RepositoryModelUnload(request, timeout=_LOAD_S, metadata=self._metadata))
 
     async def statistics(self) -> Statistics:
         """Counters of all models that the server holds."""

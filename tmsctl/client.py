@@ -144,6 +144,11 @@ class Client:
                 raise
             raise errors.CliError("interrupted", code=errors.Exit.INTERRUPTED) from problem
 
+    @property
+    def closing(self) -> bool:
+        """Whether its owner has closed it, which cuts its calls off."""
+        return self._closing.is_set()
+
     def pause(self, pause_s: float) -> bool:
         """Waits that long, or until the client is closed; answers whether to go on."""
         return not self._closing.wait(pause_s)
@@ -172,7 +177,7 @@ class _Patience:
             grpc.StatusCode.ABORTED,
             grpc.StatusCode.CANCELLED,
         }
-        if not passing or self.left_s() <= self._pause_s:
+        if not passing or self._client.closing or self.left_s() <= self._pause_s:
             raise problem from error
         if not self._told:
             self._told = True

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import health, servicer
+from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import intake as wire_intake
 from protos.inference.v2 import predict_pb2, predict_pb2_grpc
 
@@ -48,7 +49,13 @@ class Listen:
 class Server:
     """Made, started, drained and closed on one event loop."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, listen: Listen) -> None:
+    def __init__(
+        self,
+        engine: border.Engine,
+        intake: wire_intake.Intake,
+        listen: Listen,
+        control: wire_control.Control = wire_control.OPEN,
+    ) -> None:
         self._listen = listen
         self._health = health.Health(engine)
         self._server = grpc.aio.server(
@@ -59,7 +66,7 @@ class Server:
                 *listen.arguments,
             ]
         )
-        service = servicer.Servicer(engine, intake, listen.compression)
+        service = servicer.Servicer(engine, intake, listen.compression, control)
         # The generated servicer types demand contexts that are synchronous and asynchronous at once.
         predict_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, self._server)  # type: ignore[arg-type]  # see above
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # type: ignore[arg-type]  # see above

@@ -13,6 +13,7 @@ import grpc
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import codec, status, stream, views
+from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
 from protos.inference.v2 import predict_pb2
@@ -31,8 +32,15 @@ def _unserved(extension: str) -> Callable[[Any, Any, status.Context], Any]:
 class Servicer:
     """The service; shaped as the generated servicer, with asyncio's contexts only."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, compression: grpc.Compression) -> None:
+    def __init__(
+        self,
+        engine: border.Engine,
+        intake: wire_intake.Intake,
+        compression: grpc.Compression,
+        control: wire_control.Control,
+    ) -> None:
         self._engine = engine
+        self._control = control
         self._intake = intake
         self._compression = compression
 
@@ -116,15 +124,17 @@ class Servicer:
 
     @status.told
     async def RepositoryIndex(  # noqa: N802
-        self, request: predict_pb2.RepositoryIndexRequest, _context: status.Context
+        self, request: predict_pb2.RepositoryIndexRequest, context: status.Context
     ) -> predict_pb2.RepositoryIndexResponse:
+        self._control.check(_shown(context))
         _check_repository(request.repository_name)
         return views.index(self._engine.index(ready=request.ready))
 
     @status.told
     async def RepositoryModelLoad(  # noqa: N802
-        self, request: predict_pb2.RepositoryModelLoadRequest, _context: status.Context
+        self, request: predict_pb2.RepositoryModelLoadRequest, context: status.Context
     ) -> predict_pb2.RepositoryModelLoadResponse:
+        self._control.check(_shown(context))
         _check_repository(request.repository_name)
         given = {name: _repository_parameter(name, value) for name, value in request.parameters.items()}
         await self._engine.load(request.model_name, given)
@@ -132,8 +142,9 @@ class Servicer:
 
     @status.told
     async def RepositoryModelUnload(  # noqa: N802
-        self, request: predict_pb2.RepositoryModelUnloadRequest, _context: status.Context
+        self, request: predict_pb2.RepositoryModelUnloadRequest, context: status.Context
     ) -> predict_pb2.RepositoryModelUnloadResponse:
+        self._control.check(_shown(context))
         _check_repository(request.repository_name)
         given = {name: _repository_parameter(name, value) for name, value in request.parameters.items()}
         dependents = parameters.unload_dependents(given)
@@ -173,6 +184,12 @@ class _Unary:
                 f"ModelInfer RPC doesn't support models with decoupled transaction policy, as '{answer.model_name}'"
             )
             self.answer.set_exception(border.InferenceError(border.ErrorKind.UNSUPPORTED, message))
+
+
+def _shown(context: status.Context) -> bytes:
+    metadata = context.invocation_metadata() or ()
+    value = next((value for key, value in metadata if key == wire_control.HEADER), b"")
+    return value.encode() if isinstance(value, str) else value
 
 
 def _check_repository(name: str) -> None:

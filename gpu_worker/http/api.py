@@ -16,6 +16,7 @@ import structlog
 from gpu_worker.engine import border
 from gpu_worker.http import decoding, infer, messages, routes, views
 from gpu_worker.http.routes import Endpoint
+from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
 
@@ -27,8 +28,15 @@ _FILE = "file:"
 class Api:
     """The application of the API port; `stop` and `close` end what still runs."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int) -> None:
+    def __init__(
+        self,
+        engine: border.Engine,
+        intake: wire_intake.Intake,
+        body_bytes: int,
+        control: wire_control.Control = wire_control.OPEN,
+    ) -> None:
         self._engine = engine
+        self._control = control
         self._infer = infer.Infer(engine, intake, body_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[Endpoint, Callable[[messages.Request, routes.Route], None]] = {
@@ -98,17 +106,23 @@ class Api:
         request.answer(messages.ok({"model_stats": [views.statistics(of) for of in found]}))
 
     def _index(self, request: messages.Request, _route: routes.Route) -> None:
+        self._check_control(request)
         ready = _body(request).get("ready", False)
         if not isinstance(ready, bool):
             raise datatypes.refused("Unable to parse 'ready': must be a boolean")
         request.answer(messages.ok([views.index(entry) for entry in self._engine.index(ready=ready)]))
 
     def _load(self, request: messages.Request, route: routes.Route) -> None:
+        self._check_control(request)
         self._spawn(request, self._engine.load(route.model, _load_parameters(request)))
 
     def _unload(self, request: messages.Request, route: routes.Route) -> None:
+        self._check_control(request)
         dependents = parameters.unload_dependents(_parameters(request))
         self._spawn(request, self._engine.unload(route.model, unload_dependents=dependents))
+
+    def _check_control(self, request: messages.Request) -> None:
+        self._control.check(request.headers.get(wire_control.HEADER.encode(), b""))
 
     def _spawn(self, request: messages.Request, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_answer_after(request, work))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
+
 import pytest
 
 from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
@@ -71,6 +74,24 @@ def test_a_dedicated_worker_is_not_shared_and_goes_with_its_lease(system: system
     assert own.worker_group != pooled.worker_group
     left = system.until_workers(lambda workers: len(workers) == 1)
     assert left[0].id == pooled.worker_group
+
+
+@pytest.mark.parametrize("verb", ["unload", "load", "index"])
+def test_clients_of_one_lease_cannot_touch_the_models_of_another(system: systems.System, verb: str) -> None:
+    mine = system.active(systems.model("one"))
+    other = system.active(systems.model("two"))
+    path = "index" if verb == "index" else f"models/two/{verb}"
+    asked = [f"http://{at.host}:{at.http_port}/v2/repository/{path}" for at in (mine.endpoint, *mine.worker_endpoints)]
+
+    refusals = []
+    for url in asked:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(url, data=b"{}"), timeout=systems.PATIENCE_S)
+        refusals.append((refused.value.code, b"restricted" in refused.value.read()))
+
+    assert mine.worker_group == other.worker_group
+    assert refusals == [(503, True)] * len(asked)
+    assert systems.infer(other.endpoint, "two", [1, 4], [1, 2, 3, 4]) == [2, 4, 6, 8]
 
 
 def test_a_name_moves_from_one_lease_to_another_without_changing_its_address(system: systems.System) -> None:

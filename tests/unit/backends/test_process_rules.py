@@ -70,6 +70,7 @@ def test_the_default_worker_speaks_the_flags_of_the_usual_server() -> None:
         "--grpc-port=8001",
         "--metrics-address=127.64.0.1",
         "--metrics-port=8002",
+        "--control-token-file=/data/groups/g-1/token",
     )
 
 
