@@ -240,7 +240,7 @@ class _Loops:
             self._loop("janitor", sweep),
             self._loop("agents", hub.push),
         ]
-        self._reports = self._loop("reports", self._digest(digest), loop.Timing(rest_s=0.02))
+        self._reports = self._loop("reports", self._digest(digest))
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
             self._loop("heartbeat", self.heartbeat, beat),
@@ -369,6 +369,9 @@ def _process_options(
 
 def _repository(name: str, chosen: settings_module.Repository) -> repository_options.Repository:
     if chosen.path is not None:
+        if not chosen.path.expanduser().is_dir():
+            # Not refused: what a mount brings may come later, and leases that run must not wait for it.
+            log.warning("repository.missing", setting=f"repositories.{name}.path", path=str(chosen.path))
         return repository_options.FileRepository(name=name, root=chosen.path.expanduser().absolute())
     return repository_options.S3Repository(
         name=name,
