@@ -28,14 +28,16 @@ Pass = Callable[[], Awaitable[dt.datetime | None]]
 class Timing:
     """`interval` is the longest time without a pass (by the clock).
 
-    The others are on the machine's own monotonic clock: at least `rest_s` seconds, and `rest_factor` times the length of
-    the pass, between passes, so that many wakes become one pass and a great fleet leaves time for calls; and the pauses
-    after failures.
+    The others are on the machine's own monotonic clock: at least `rest_s` seconds between passes, so that many wakes
+    become one pass; once `burst_s` seconds were spent on passes, `rest_factor` times what is spent beyond, so that one
+    lease goes its way without a pause while a great fleet under load leaves time for calls; and the pauses after
+    failures.
     """
 
     interval: dt.timedelta = dt.timedelta(seconds=5)
     rest_s: float = 0.005
-    rest_factor: float = 4.0
+    burst_s: float = 0.1
+    rest_factor: float = 19.0
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 30.0
 
@@ -68,6 +70,7 @@ class Loop:
         self._metrics = metrics
         self._timing = timing or Timing()
         self._woken = asyncio.Event()
+        self._spent_s, self._counted_at = 0.0, 0.0
 
     def wake(self) -> None:
         """Asks for a pass soon."""
@@ -110,9 +113,16 @@ class Loop:
 
     def _pause_s(self, pass_s: float) -> float:
         if self.status.failures_in_a_row == 0:
-            return max(self._timing.rest_s, self._timing.rest_factor * pass_s)
+            return max(self._timing.rest_s, self._timing.rest_factor * self._beyond_burst_s(pass_s))
         doublings = min(self.status.failures_in_a_row - 1, 16)
         return min(self._timing.longest_backoff_s, self._timing.first_backoff_s * 2.0**doublings)
+
+    def _beyond_burst_s(self, pass_s: float) -> float:
+        """What was spent too much of late; it is forgiven as time goes by."""
+        now = time.monotonic()
+        forgiven_s = (now - self._counted_at) / self._timing.rest_factor
+        self._spent_s, self._counted_at = max(0.0, self._spent_s - forgiven_s) + pass_s, now
+        return self._spent_s - self._timing.burst_s
 
     async def _until(self, instant: dt.datetime) -> None:
         timer = asyncio.ensure_future(self._clock.sleep_until(instant))
