@@ -31,6 +31,7 @@ class Around(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: metrics_module.Metrics) -> None:
         self._metrics = metrics
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -41,13 +42,21 @@ class Around(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
+        # Only methods that are registered have a handler, so callers cannot make this grow.
+        inner, wrapped = self._wrapped.get(method, (None, None))
+        if inner is not handler:
+            wrapped = self._wrap(method, handler)
+            self._wrapped[method] = handler, wrapped
+        return wrapped  # type: ignore[no-any-return]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         for kind in ("unary_unary", "stream_unary"):
             if (inner := getattr(handler, kind)) is not None:
-                return handler._replace(**{kind: self._answering(method, inner)})  # type: ignore[no-any-return]
+                return handler._replace(**{kind: self._answering(method, inner)})
         for kind in ("unary_stream", "stream_stream"):
             if inspect.isasyncgenfunction(inner := getattr(handler, kind)):
-                return handler._replace(**{kind: self._streaming(method, inner)})  # type: ignore[no-any-return]
-        return handler  # type: ignore[no-any-return]
+                return handler._replace(**{kind: self._streaming(method, inner)})
+        return handler
 
     def _answering(self, method: str, inner: Callable[[Any, Context], Awaitable[T]]) -> Callable[[Any, Context], Any]:
         async def answer(request: Any, context: Context) -> T:

@@ -31,13 +31,17 @@ _BY_FILE = {
 }
 
 
-def decide(reference: lease.ModelReference, found: listing.Listing) -> source.Framework:
-    """The model's framework.
+def detect(found: listing.Listing) -> source.Framework | None:
+    """What the model itself says. Parses for long: not on the event loop.
 
-    InvalidField (``framework``): it cannot be told, or is not what was said; (``uri``): the configuration cannot be
-    read. Unimplemented: the configuration names a backend that this server does not know.
+    InvalidField (``uri``): the configuration cannot be read. Unimplemented: it names a backend that this server does not
+    know.
     """
-    detected = _from_config(found.config) or _from_files(file.path for file in found.files)
+    return _from_config(found.config) or _from_files(file.path for file in found.files)
+
+
+def decide(reference: lease.ModelReference, detected: source.Framework | None) -> source.Framework:
+    """The model's framework; InvalidField (``framework``): it cannot be told, or is not what was said."""
     said = reference.framework
     framework = detected or said
     if framework is None:

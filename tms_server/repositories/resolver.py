@@ -31,11 +31,11 @@ class RepositoryResolver:
         target = uris.locate(reference.uri, self._repositories)
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                found = await self._shared.of(target)
+                found, detected = await self._shared.of(target)
         except TimeoutError:
             name = target.repository.name
             raise errors.Unavailable(f"repository {name!r} gave no answer in {self._limits.timeout_s:g} s") from None
-        return source.ModelSource(uri=found.uri, framework=frameworks.decide(reference, found), files=found.files)
+        return source.ModelSource(uri=found.uri, framework=frameworks.decide(reference, detected), files=found.files)
 
     def access(self, uri: str) -> resolver.S3Access | None:
         """Beside the port: Unavailable when the credentials cannot be read now."""
@@ -58,8 +58,12 @@ class RepositoryResolver:
         """Takes no more work; lookups under way end by their own timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _look_up(self, target: uris.Target) -> listing.Listing:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._list, target)
+    async def _look_up(self, target: uris.Target) -> tuple[listing.Listing, source.Framework | None]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, target)
+
+    def _read(self, target: uris.Target) -> tuple[listing.Listing, source.Framework | None]:
+        found = self._list(target)
+        return found, frameworks.detect(found)
 
     def _list(self, target: uris.Target) -> listing.Listing:
         if isinstance(target.repository, options.FileRepository):

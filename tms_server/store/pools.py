@@ -16,6 +16,9 @@ class PoolReads(session.ReadSession):
     """Reads of pools."""
 
     def get_pool(self, namespace: ids.Namespace, name: ids.PoolName) -> pool.Pool | None:
+        if self._source is not None:
+            # All of them are kept: the few pools of an installation are asked for with each new lease.
+            return next((each for each in self.pools() if (each.namespace, each.name) == (namespace, name)), None)
         row = self._one(session.select_by_key(tables.POOLS), b_namespace=namespace, b_name=name)
         return None if row is None else mapping.pool_value(row)
 
