@@ -23,7 +23,7 @@ class WorkerGroup:
 
     `pool` is None for a dedicated group. `capacity_bytes` is what models may book. `framework_class` is None until the
     first lease gives it one. `generation` rises with each change of what the sidecar should hold; `token` is the
-    sidecar's own secret.
+    sidecar's own secret. `replicas` all hold the same; where the backend scales by itself they are where it begins.
     """
 
     id: ids.GroupId
@@ -37,6 +37,7 @@ class WorkerGroup:
     token: str
     created_at: dt.datetime
     emptied_at: dt.datetime | None = None
+    replicas: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +103,24 @@ class ModelReport:
     bytes_after_load: int = 0
     files: tuple[source.SourceFile, ...] = ()
     retryable: bool = False
+    request_count: int = 0
+    failure_count: int = 0
+    latency: tuple[LatencyBucket, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LatencyBucket:
+    """Requests that took at most `upper_us`, counted up from the smallest bucket; 0 for the last, which has all."""
+
+    upper_us: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GroupReport:
-    """The latest word of a group's sidecar. `received_at` is the control plane's clock.
+    """The latest word of one replica's sidecar. `received_at` is the control plane's clock.
 
-    `sampled_at` is when the sidecar asked its worker, never later than received; None where it did not say.
+    `replica` is empty where a group has only one. `sampled_at` is when the sidecar asked its worker, never later than received; None where it did not say.
     """
 
     group_id: ids.GroupId
@@ -127,6 +139,15 @@ class GroupReport:
     server_restarts: int = 0
     connected: bool = True
     sampled_at: dt.datetime | None = None
+    replica: ids.ReplicaId = ids.ONLY_REPLICA
+    worker_trouble: str = ""
+    in_flight_known: bool = False
+    gpu_utilization_permille: int | None = None
+
+    @property
+    def worker(self) -> ids.WorkerId:
+        """Who speaks."""
+        return ids.WorkerId(self.group_id, self.replica)
 
     @property
     def true_at(self) -> dt.datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NewType, Protocol
+from typing import NamedTuple, NewType, Protocol
 
 Namespace = NewType("Namespace", str)
 LeaseId = NewType("LeaseId", str)
@@ -12,6 +12,19 @@ GroupId = NewType("GroupId", str)
 InstallationId = NewType("InstallationId", str)
 Digest = NewType("Digest", str)
 """Lower-case hexadecimal sha256."""
+
+ReplicaId = NewType("ReplicaId", str)
+"""Of one replica of a worker group: the pod's name; empty where a group has only one."""
+
+ONLY_REPLICA = ReplicaId("")
+
+
+class WorkerId(NamedTuple):
+    """One worker: a replica of a group."""
+
+    group_id: GroupId
+    replica: ReplicaId = ONLY_REPLICA
+
 
 DEFAULT_NAMESPACE = Namespace("default")
 DEFAULT_POOL = PoolName("default")

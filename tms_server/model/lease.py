@@ -79,9 +79,10 @@ class InPool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dedicated:
-    """Asks for a worker of its own."""
+    """Asks for a worker of its own, in so many replicas; with autoscaling they are where it begins."""
 
     worker: resources.WorkerSpec
+    replicas: int = 1
 
 
 Placement = InPool | Dedicated
@@ -96,6 +97,53 @@ class Sharing:
     exclusive: bool = False
 
 
+class MetricKind(enum.StrEnum):
+    """What growth can follow; the unit of each is told in the API's definition."""
+
+    QUEUE_TIME = "queue_time"
+    QUEUE_RATIO = "queue_ratio"
+    IN_FLIGHT = "in_flight"
+    REQUEST_RATE = "request_rate"
+    LATENCY = "latency"
+    GPU_UTILIZATION = "gpu_utilization"
+    MODEL_MEMORY = "model_memory"
+
+    @property
+    def of_whole(self) -> bool:
+        """A value of the lease as a whole (a time, a ratio, a share); others are sums, divided by the replicas."""
+        return self not in (MetricKind.IN_FLIGHT, MetricKind.REQUEST_RATE, MetricKind.MODEL_MEMORY)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingMetric:
+    """Grow while the metric is above its target, in thousandths of the kind's unit. `quantile_permille`: of LATENCY."""
+
+    kind: MetricKind
+    target_milli: int
+    quantile_permille: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingBehavior:
+    """How fast. A window of None is the default; a step of 0 has no bound."""
+
+    scale_up_window: dt.timedelta | None = None
+    scale_down_window: dt.timedelta | None = None
+    max_step_up: int = 0
+    max_step_down: int = 0
+    period: dt.timedelta = dt.timedelta(seconds=15)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscaling:
+    """Between which sizes a lease grows, and after what. `metrics` is never empty once validated."""
+
+    min_replicas: int
+    max_replicas: int
+    metrics: tuple[ScalingMetric, ...]
+    behavior: ScalingBehavior = ScalingBehavior()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSpec:
     """All that the owner asked for; never changes after creation."""
@@ -107,6 +155,7 @@ class LeaseSpec:
     labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: EMPTY)
     sharing: Sharing = Sharing()
     parent_id: ids.LeaseId | None = None
+    autoscaling: Autoscaling | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +185,9 @@ class Lease:
     """A lease as stored.
 
     `sources` is empty until every model is resolved, then in the order of `spec.models`. `renewed_until` is the latest
-    explicit renewal. `credit` is the time that the control plane was down, added to every deadline. `generation` rises with each change of what is wanted, `revision` with each stored change.
+    explicit renewal. `credit` is the time that the control plane was down, added to every deadline. `generation` rises
+    with each change of what is wanted, `revision` with each stored change. `wanted_copies` are the workers of a pool that
+    should each hold the whole bundle; the autoscaler moves it.
     """
 
     id: ids.LeaseId
@@ -155,6 +206,7 @@ class Lease:
     last_activity_at: dt.datetime | None = None
     credit: dt.timedelta = dt.timedelta(0)
     end: LeaseEnd | None = None
+    wanted_copies: int = 1
 
     def condition(self, type_: str) -> Condition | None:
         """The condition of that type, if any."""

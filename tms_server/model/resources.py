@@ -16,11 +16,15 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What runs as a worker: a container image, or a command by its name on the administrator's allow-list."""
+    """What runs as a worker: a container image, or a command by its name on the administrator's allow-list.
+
+    `profile` names one of the administrator's pod shapes, on backends that run pods.
+    """
 
     command: str = ""
     image: str = ""
     resources: Resources = Resources()
+    profile: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
-from tms_server.model import ids, resources
+from tms_server.model import ids, lease, resources
 
 
 class Phase(enum.StrEnum):
@@ -17,6 +17,18 @@ class Phase(enum.StrEnum):
     RUNNING = "RUNNING"
     BACKING_OFF = "BACKING_OFF"
     """It died and is started anew after a pause."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Growth of a group's replicas by the backend itself, after metrics of one lease.
+
+    `load_s` is the longest measured load of its models, 0 while unknown: growth should wait at least so long.
+    """
+
+    lease_id: ids.LeaseId
+    autoscaling: lease.Autoscaling
+    load_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,32 @@ class LaunchSpec:
     """Where the worker listens; published before for the owner ``group/<id>``."""
     token: str
     """The sidecar proves with it that it belongs to the group."""
+    replicas: int = 1
+    scaling: Scaling | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the backend cannot do what is wanted: a stable CamelCase word and a sentence for people.
+
+    Such as Unschedulable, ImagePullFailed, QuotaExceeded, CrashLoop, Evicted, NodeLost, NameTaken, Refused.
+    """
+
+    reason: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One worker of a group that exists in the backend. `ready`: new connections may reach it."""
+
+    id: ids.ReplicaId
+    phase: Phase
+    ready: bool = False
+    node: str = ""
+    endpoint: resources.Endpoint | None = None
+    restarts: int = 0
+    trouble: Trouble | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +78,22 @@ class Observed:
     phase: Phase
     restarts: int
     message: str = ""
+    replicas: tuple[Replica, ...] = (Replica(id=ids.ONLY_REPLICA, phase=Phase.RUNNING),)
+    wanted_replicas: int = 1
+    """As launched, or as the backend's own autoscaler wants it now."""
+    trouble: Trouble | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where clients of one lease are led. An owner is a ``lease/<id>`` or a ``name/<namespace>/<name>``.
+
+    `owners` are the lease's own address and those of the names that point at it.
+    """
+
+    lease_id: ids.LeaseId
+    owners: tuple[str, ...]
+    workers: frozenset[ids.WorkerId]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +103,21 @@ class LogLine:
     group_id: ids.GroupId
     source: str
     text: str
+    replica: ids.ReplicaId = ids.ONLY_REPLICA
 
 
 class Backend(Protocol):
     """Runs worker groups. Every call is idempotent; Unavailable when the backend does not answer."""
+
+    @property
+    def routes(self) -> bool:
+        """Whether the backend leads clients to workers itself; else the sidecars listen on the published addresses."""
+        ...
+
+    @property
+    def scales(self) -> bool:
+        """Whether groups can have several replicas."""
+        ...
 
     def refuse(self, worker: resources.WorkerSpec) -> str | None:
         """Why it could never run such a worker, as a sentence that names the field; None if it can."""
@@ -62,12 +127,40 @@ class Backend(Protocol):
         """Bytes that models may book on such a worker: what was asked for, or the default, less the margin."""
         ...
 
+    def refuse_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> str | None:
+        """Why no address could ever be made for such a name, as a sentence; None if it can."""
+        ...
+
+    def warn(self, worker: resources.WorkerSpec) -> Trouble | None:
+        """What stands against such a worker now but may pass, such as no node with its device; None if nothing."""
+        ...
+
+    def differs(self, spec: LaunchSpec) -> bool:
+        """Whether what exists of a group is no longer as `launch` with this spec would make it. Answers from memory."""
+        ...
+
+    async def route(self, routes: Sequence[Route]) -> Mapping[str, Trouble]:
+        """Makes these addresses, all of them, lead to these workers only; those of no route here are removed.
+
+        Returns once new connections go there; answers the owners whose address could not be had. Without effect where
+        the sidecars listen themselves.
+        """
+        ...
+
+    def routed(self, worker: ids.WorkerId) -> frozenset[ids.LeaseId]:
+        """Leases whose new connections may still reach that worker. Answers from memory; empty without own routing."""
+        ...
+
     async def observe(self) -> tuple[Observed, ...]:
         """All groups of this installation, those of an earlier run of the server included."""
         ...
 
     async def launch(self, spec: LaunchSpec) -> None:
-        """Starts the group and keeps it running. Returns before it is ready."""
+        """Starts the group and keeps it running; brings one that differs to this spec without losing requests.
+
+        Returns before it is ready. FailedPrecondition for what the backend refuses for good, ResourceExhausted while
+        there is no room for it.
+        """
         ...
 
     async def retire(self, group_id: ids.GroupId) -> None:

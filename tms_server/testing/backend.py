@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from tms_server.backends import changes
 from tms_server.model import errors, ids, resources
@@ -23,6 +23,8 @@ class FakeGroup:
     phase: backend.Phase = backend.Phase.RUNNING
     restarts: int = 0
     message: str = ""
+    replicas: list[ids.ReplicaId] = dataclasses.field(default_factory=lambda: [ids.ONLY_REPLICA])
+    trouble: backend.Trouble | None = None
     lines: list[backend.LogLine] = dataclasses.field(default_factory=list)
 
 
@@ -31,10 +33,16 @@ class FakeWorld:
 
     def __init__(self) -> None:
         self.groups: dict[ids.GroupId, FakeGroup] = {}
+        self.routes: tuple[backend.Route, ...] = ()
+        self.strangers: set[str] = set()
+        """Owners whose address belongs to somebody else."""
 
 
 class FakeBackend:
-    """Runs nothing; remembers what should run. `default_bytes` is the capacity of a worker that asks for none."""
+    """Runs nothing; remembers what should run. `default_bytes` is the capacity of a worker that asks for none.
+
+    With `routes` it leads clients to workers itself, and has replicas that `add_replica` and `lose_replica` move.
+    """
 
     def __init__(
         self,
@@ -44,6 +52,7 @@ class FakeBackend:
         default_bytes: int = 2**30,
         gpus: int = 0,
         addresses: int = 2**16,
+        routes: bool = False,
     ) -> None:
         self.world = world or FakeWorld()
         self.launches: collections.Counter[ids.GroupId] = collections.Counter()
@@ -51,14 +60,46 @@ class FakeBackend:
         self._default_bytes = default_bytes
         self._gpus = gpus
         self._addresses = addresses
+        self._routes = routes
         self._failure: errors.TmsError | None = None
         self._silent = False
         self._changes = changes.Changes()
 
     # The port.
 
+    @property
+    def routes(self) -> bool:
+        return self._routes
+
+    @property
+    def scales(self) -> bool:
+        return self._routes
+
+    def refuse_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> str | None:
+        too_long = self._routes and len(f"{namespace}--{name}") > 63
+        return f"{name!r} is too long for an address of this backend" if too_long else None
+
+    def warn(self, worker: resources.WorkerSpec) -> backend.Trouble | None:
+        del worker
+        return None
+
+    def differs(self, spec: backend.LaunchSpec) -> bool:
+        group = self.world.groups.get(spec.group_id)
+        return self._routes and group is not None and group.spec != spec
+
+    async def route(self, routes: Sequence[backend.Route]) -> Mapping[str, backend.Trouble]:
+        self._answer()
+        if self._routes and tuple(routes) != self.world.routes:
+            self.world.routes = tuple(routes)
+            self._changes.notify()
+        taken = {owner for route in routes for owner in route.owners} & self.world.strangers
+        return {owner: backend.Trouble("NameTaken", f"{owner} belongs to somebody else") for owner in taken}
+
+    def routed(self, worker: ids.WorkerId) -> frozenset[ids.LeaseId]:
+        return frozenset(route.lease_id for route in self.world.routes if worker in route.workers)
+
     def refuse(self, worker: resources.WorkerSpec) -> str | None:
-        if worker.image:
+        if worker.image and not self._routes:
             return "image: this backend runs no containers; name a command"
         if worker.command and worker.command not in self._commands:
             return f"command: {worker.command!r} is not allowed; one of {', '.join(self._commands)}"
@@ -72,7 +113,18 @@ class FakeBackend:
     async def observe(self) -> tuple[backend.Observed, ...]:
         self._answer()
         return tuple(
-            backend.Observed(group_id=group_id, phase=group.phase, restarts=group.restarts, message=group.message)
+            backend.Observed(
+                group_id=group_id,
+                phase=group.phase,
+                restarts=group.restarts,
+                message=group.message,
+                replicas=tuple(
+                    backend.Replica(id=each, phase=group.phase, ready=group.phase is backend.Phase.RUNNING)
+                    for each in group.replicas
+                ),
+                wanted_replicas=group.spec.replicas,
+                trouble=group.trouble,
+            )
             for group_id, group in self.world.groups.items()
         )
 
@@ -83,9 +135,13 @@ class FakeBackend:
         if reason := self.refuse(spec.worker):
             raise errors.FailedPrecondition(reason)
         if spec.group_id in self.world.groups:
+            if self.differs(spec):
+                self.launches[spec.group_id] += 1
+                self.world.groups[spec.group_id].spec = spec
+                self._changes.notify()
             return
         self.launches[spec.group_id] += 1
-        self.world.groups[spec.group_id] = FakeGroup(spec)
+        self.world.groups[spec.group_id] = FakeGroup(spec, replicas=self._replicas(spec))
         for source in ("worker", "sidecar"):
             self.say(spec.group_id, source, "started")
         self._changes.notify()
@@ -155,6 +211,21 @@ class FakeBackend:
         del self.world.groups[group_id]
         self._changes.notify()
 
+    def add_replica(self, group_id: ids.GroupId, replica: ids.ReplicaId) -> None:
+        """One more worker of a group."""
+        self._group(group_id).replicas.append(replica)
+        self._changes.notify()
+
+    def lose_replica(self, group_id: ids.GroupId, replica: ids.ReplicaId) -> None:
+        """One worker of a group vanishes."""
+        self._group(group_id).replicas.remove(replica)
+        self._changes.notify()
+
+    def trouble(self, group_id: ids.GroupId, trouble: backend.Trouble | None) -> None:
+        """What stands against a group, as the backend reports it; None when it has passed."""
+        self._group(group_id).trouble = trouble
+        self._changes.notify()
+
     def fail_launches(self, failure: errors.TmsError | None) -> None:
         """Each launch raises this, until told None."""
         self._failure = failure
@@ -168,6 +239,11 @@ class FakeBackend:
         """Adds a line to a group's output; `source` is ``worker`` or ``sidecar``."""
         self._group(group_id).lines.append(backend.LogLine(group_id=group_id, source=source, text=text))
         self._changes.notify()
+
+    def _replicas(self, spec: backend.LaunchSpec) -> list[ids.ReplicaId]:
+        if not self._routes:
+            return [ids.ONLY_REPLICA]
+        return [ids.ReplicaId(f"{spec.group_id}-{number}") for number in range(spec.replicas)]
 
     def _group(self, group_id: ids.GroupId) -> FakeGroup:
         group = self.world.groups.get(group_id)

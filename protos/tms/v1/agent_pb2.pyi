@@ -4,7 +4,7 @@ isort:skip_file
 The stream between the control plane and the sidecar beside a worker.
 
 The sidecar opens it with metadata "tms-worker-id" and "authorization: Bearer <token of its worker group>" and sends
-Hello first. The server answers with Desired, and again whenever it changes; the sidecar reports at the given interval
+Hello first. Where a group has several replicas, each names itself with metadata "tms-replica-id". The server answers with Desired, and again whenever it changes; the sidecar reports at the given interval
 and at once when a model changes its state. Each side may drop the stream at any time: the sidecar comes back with
 jittered backoff and says Hello again. A Desired with a lower (epoch, generation) than one already acted on is ignored.
 """
@@ -116,9 +116,12 @@ class Desired(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
+    ROUTED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Raised when the database was restored from a backup."""
     generation: _builtins.int
+    routed: _builtins.bool
+    """Clients are led to this replica for every lease that it should serve: it may call itself ready."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredModel]:
         """Loaded in this order."""
@@ -137,10 +140,11 @@ class Desired(_message.Message):
         models: _abc.Iterable[Global___DesiredModel] | None = ...,
         endpoints: _abc.Iterable[Global___DesiredEndpoint] | None = ...,
         report_interval: _duration_pb2.Duration | None = ...,
+        routed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report_interval", b"report_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "models", b"models", "report_interval", b"report_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "models", b"models", "report_interval", b"report_interval", "routed", b"routed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +300,9 @@ class Report(_message.Message):
     ACTIVITY_KNOWN_FIELD_NUMBER: _builtins.int
     WORKER_ENDPOINT_FIELD_NUMBER: _builtins.int
     UNOPENED_FIELD_NUMBER: _builtins.int
+    WORKER_TROUBLE_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_KNOWN_FIELD_NUMBER: _builtins.int
+    GPU_UTILIZATION_PERMILLE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     generation: _builtins.int
     """Of the Desired that this describes."""
@@ -305,6 +312,12 @@ class Report(_message.Message):
     """Raised with each restart of the worker's server that the sidecar saw."""
     activity_known: _builtins.bool
     """Requests the server's counters cannot attribute are never counted as idleness: false when statistics failed."""
+    worker_trouble: _builtins.str
+    """Why the worker does not get on although its port answers; empty while it does."""
+    in_flight_known: _builtins.bool
+    """The models' in_flight counts every request in the worker, those of direct clients included."""
+    gpu_utilization_permille: _builtins.int
+    """Busy share of the worker's busiest device, in thousandths; absent without a device or its driver."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportedModel]: ...
     @_builtins.property
@@ -339,12 +352,17 @@ class Report(_message.Message):
         activity_known: _builtins.bool = ...,
         worker_endpoint: _common_pb2.Endpoint | None = ...,
         unopened: _abc.Iterable[Global___UnopenedEndpoint] | None = ...,
+        worker_trouble: _builtins.str = ...,
+        in_flight_known: _builtins.bool = ...,
+        gpu_utilization_permille: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "memory", b"memory", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_utilization_permille", b"_gpu_utilization_permille", "at", b"at", "gpu_utilization_permille", b"gpu_utilization_permille", "memory", b"memory", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_known", b"activity_known", "at", b"at", "endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "memory", b"memory", "models", b"models", "server_ready", b"server_ready", "server_restarts", b"server_restarts", "unopened", b"unopened", "worker_endpoint", b"worker_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_utilization_permille", b"_gpu_utilization_permille", "activity_known", b"activity_known", "at", b"at", "endpoints", b"endpoints", "epoch", b"epoch", "generation", b"generation", "gpu_utilization_permille", b"gpu_utilization_permille", "in_flight_known", b"in_flight_known", "memory", b"memory", "models", b"models", "server_ready", b"server_ready", "server_restarts", b"server_restarts", "unopened", b"unopened", "worker_endpoint", b"worker_endpoint", "worker_trouble", b"worker_trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__gpu_utilization_permille: _TypeAlias = _typing.Literal["gpu_utilization_permille"]  # noqa: Y015
+    _WhichOneofArgType__gpu_utilization_permille: _TypeAlias = _typing.Literal["_gpu_utilization_permille", b"_gpu_utilization_permille"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_utilization_permille) -> _WhichOneofReturnType__gpu_utilization_permille | None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
 
@@ -397,6 +415,9 @@ class ReportedModel(_message.Message):
     BYTES_AFTER_LOAD_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source_digest: _builtins.str
     config_digest: _builtins.str
@@ -418,11 +439,18 @@ class ReportedModel(_message.Message):
     bytes_after_load: _builtins.int
     retryable: _builtins.bool
     """The failure passes by itself (a store that does not answer); others fail the lease."""
+    request_count: _builtins.int
+    """Requests ended well, and with an error, since this load."""
+    failure_count: _builtins.int
     @_builtins.property
     def last_inference(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceFile]:
         """sha256 of each file, learnt while fetching; set once, when the fetch is complete."""
+
+    @_builtins.property
+    def latency(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyBucket]:
+        """Cumulative histogram of the time of requests since this load; empty where the server keeps none."""
 
     def __init__(
         self,
@@ -445,14 +473,40 @@ class ReportedModel(_message.Message):
         bytes_after_load: _builtins.int = ...,
         files: _abc.Iterable[Global___SourceFile] | None = ...,
         retryable: _builtins.bool = ...,
+        request_count: _builtins.int = ...,
+        failure_count: _builtins.int = ...,
+        latency: _abc.Iterable[Global___LatencyBucket] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_inference", b"last_inference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_after_load", b"bytes_after_load", "bytes_before_load", b"bytes_before_load", "bytes_peak_load", b"bytes_peak_load", "compute_ns", b"compute_ns", "config_digest", b"config_digest", "fetched_bytes", b"fetched_bytes", "files", b"files", "in_flight", b"in_flight", "inference_count", b"inference_count", "last_inference", b"last_inference", "message", b"message", "name", b"name", "queue_ns", b"queue_ns", "reason", b"reason", "retryable", b"retryable", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_after_load", b"bytes_after_load", "bytes_before_load", b"bytes_before_load", "bytes_peak_load", b"bytes_peak_load", "compute_ns", b"compute_ns", "config_digest", b"config_digest", "failure_count", b"failure_count", "fetched_bytes", b"fetched_bytes", "files", b"files", "in_flight", b"in_flight", "inference_count", b"inference_count", "last_inference", b"last_inference", "latency", b"latency", "message", b"message", "name", b"name", "queue_ns", b"queue_ns", "reason", b"reason", "request_count", b"request_count", "retryable", b"retryable", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportedModel: _TypeAlias = ReportedModel  # noqa: Y015
+
+@_typing.final
+class LatencyBucket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPPER_US_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    upper_us: _builtins.int
+    """Greatest time counted here; 0 for the last bucket, which counts all."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        upper_us: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "upper_us", b"upper_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyBucket: _TypeAlias = LatencyBucket  # noqa: Y015
 
 @_typing.final
 class Memory(_message.Message):

@@ -4,7 +4,7 @@ isort:skip_file
 The stream between the control plane and the sidecar beside a worker.
 
 The sidecar opens it with metadata "tms-worker-id" and "authorization: Bearer <token of its worker group>" and sends
-Hello first. The server answers with Desired, and again whenever it changes; the sidecar reports at the given interval
+Hello first. Where a group has several replicas, each names itself with metadata "tms-replica-id". The server answers with Desired, and again whenever it changes; the sidecar reports at the given interval
 and at once when a model changes its state. Each side may drop the stream at any time: the sidecar comes back with
 jittered backoff and says Hello again. A Desired with a lower (epoch, generation) than one already acted on is ignored.
 """

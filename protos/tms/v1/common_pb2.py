@@ -26,27 +26,27 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/tms/v1/common.proto\x12\x06tms.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x0eModelReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x11\n\tframework\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x63lared_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x63onfig_override\x18\x05 \x01(\t\"B\n\tResources\x12\x0c\n\x04gpus\x18\x01 \x01(\x05\x12\x11\n\tcpu_milli\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"a\n\nWorkerSpec\x12\x0f\n\x05image\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ommand\x18\x02 \x01(\tH\x00\x12$\n\tresources\x18\x03 \x01(\x0b\x32\x11.tms.v1.ResourcesB\t\n\x07runtime\"z\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nchanged_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x08\x45ndpoint\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x11\n\thttp_port\x18\x02 \x01(\x05\x12\x11\n\tgrpc_port\x18\x03 \x01(\x05\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\x05\"\x91\x01\n\x08\x44\x65\x61\x64line\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05state\x18\x02 \x01(\x0e\x32\x12.tms.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12\x11\n\tframework\x18\x07 \x01(\t\x12\x14\n\x0c\x62ooked_bytes\x18\x08 \x01(\x03\x12\x15\n\rsource_digest\x18\t \x01(\t\x12\x32\n\x0elast_inference\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0finference_count\x18\x0b \x01(\x04*\xd8\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_PENDING\x10\x01\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x15\n\x11MODEL_STATE_READY\x10\x04\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x05\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x06\x12\x16\n\x12MODEL_STATE_FAILED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/tms/v1/common.proto\x12\x06tms.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x0eModelReference\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x11\n\tframework\x18\x03 \x01(\t\x12\x16\n\x0e\x64\x65\x63lared_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x63onfig_override\x18\x05 \x01(\t\"B\n\tResources\x12\x0c\n\x04gpus\x18\x01 \x01(\x05\x12\x11\n\tcpu_milli\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"r\n\nWorkerSpec\x12\x0f\n\x05image\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ommand\x18\x02 \x01(\tH\x00\x12$\n\tresources\x18\x03 \x01(\x0b\x32\x11.tms.v1.Resources\x12\x0f\n\x07profile\x18\x04 \x01(\tB\t\n\x07runtime\"z\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\nchanged_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x08\x45ndpoint\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x11\n\thttp_port\x18\x02 \x01(\x05\x12\x11\n\tgrpc_port\x18\x03 \x01(\x05\x12\x14\n\x0cmetrics_port\x18\x04 \x01(\x05\"\x91\x01\n\x08\x44\x65\x61\x64line\x12,\n\tremaining\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x02\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05state\x18\x02 \x01(\x0e\x32\x12.tms.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x15\n\rfetched_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12\x11\n\tframework\x18\x07 \x01(\t\x12\x14\n\x0c\x62ooked_bytes\x18\x08 \x01(\x03\x12\x15\n\rsource_digest\x18\t \x01(\t\x12\x32\n\x0elast_inference\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0finference_count\x18\x0b \x01(\x04*\xd8\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_PENDING\x10\x01\x12\x18\n\x14MODEL_STATE_FETCHING\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x15\n\x11MODEL_STATE_READY\x10\x04\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x05\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x06\x12\x16\n\x12MODEL_STATE_FAILED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tms.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1025
-  _globals['_MODELSTATE']._serialized_end=1241
+  _globals['_MODELSTATE']._serialized_start=1042
+  _globals['_MODELSTATE']._serialized_end=1258
   _globals['_MODELREFERENCE']._serialized_start=103
   _globals['_MODELREFERENCE']._serialized_end=214
   _globals['_RESOURCES']._serialized_start=216
   _globals['_RESOURCES']._serialized_end=282
   _globals['_WORKERSPEC']._serialized_start=284
-  _globals['_WORKERSPEC']._serialized_end=381
-  _globals['_CONDITION']._serialized_start=383
-  _globals['_CONDITION']._serialized_end=505
-  _globals['_ENDPOINT']._serialized_start=507
-  _globals['_ENDPOINT']._serialized_end=591
-  _globals['_DEADLINE']._serialized_start=594
-  _globals['_DEADLINE']._serialized_end=739
-  _globals['_MODELSTATUS']._serialized_start=742
-  _globals['_MODELSTATUS']._serialized_end=1022
+  _globals['_WORKERSPEC']._serialized_end=398
+  _globals['_CONDITION']._serialized_start=400
+  _globals['_CONDITION']._serialized_end=522
+  _globals['_ENDPOINT']._serialized_start=524
+  _globals['_ENDPOINT']._serialized_end=608
+  _globals['_DEADLINE']._serialized_start=611
+  _globals['_DEADLINE']._serialized_end=756
+  _globals['_MODELSTATUS']._serialized_start=759
+  _globals['_MODELSTATUS']._serialized_end=1039
 # @@protoc_insertion_point(module_scope)

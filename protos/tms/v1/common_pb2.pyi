@@ -136,10 +136,15 @@ class WorkerSpec(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Container image; only on backends that run containers, elsewhere refused as unimplemented."""
     command: _builtins.str
     """Name of a command on the administrator's allow-list, such as "tms-worker". Never a command line."""
+    profile: _builtins.str
+    """Name of one of the administrator's pod shapes (node selector, GPU resource, tolerations, cache, ...); only on
+    backends that run pods. Empty: the shape "default".
+    """
     @_builtins.property
     def resources(self) -> Global___Resources: ...
     def __init__(
@@ -148,10 +153,11 @@ class WorkerSpec(_message.Message):
         image: _builtins.str = ...,
         command: _builtins.str = ...,
         resources: Global___Resources | None = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "image", b"image", "resources", b"resources", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "image", b"image", "resources", b"resources", "runtime", b"runtime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "image", b"image", "profile", b"profile", "resources", b"resources", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["image", "command"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015

@@ -98,6 +98,68 @@ RENEWAL_MANUAL: Renewal.ValueType  # 3
 """Only Renew keeps it."""
 Global___Renewal: _TypeAlias = Renewal  # noqa: Y015
 
+class _ScalingMetricKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScalingMetricKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScalingMetricKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCALING_METRIC_KIND_UNSPECIFIED: _ScalingMetricKind.ValueType  # 0
+    SCALING_METRIC_KIND_QUEUE_TIME: _ScalingMetricKind.ValueType  # 1
+    """Milliseconds that a request waits for the model, mean over the window; of the whole lease."""
+    SCALING_METRIC_KIND_QUEUE_RATIO: _ScalingMetricKind.ValueType  # 2
+    """Waiting time divided by computing time; of the whole lease."""
+    SCALING_METRIC_KIND_IN_FLIGHT: _ScalingMetricKind.ValueType  # 3
+    """Requests in the worker, per replica."""
+    SCALING_METRIC_KIND_REQUEST_RATE: _ScalingMetricKind.ValueType  # 4
+    """Requests per second, per replica."""
+    SCALING_METRIC_KIND_LATENCY: _ScalingMetricKind.ValueType  # 5
+    """Milliseconds that the given quantile of the requests stay below; of the whole lease."""
+    SCALING_METRIC_KIND_GPU_UTILIZATION: _ScalingMetricKind.ValueType  # 6
+    """Busy share of the devices, 0 to 1, mean over the replicas."""
+    SCALING_METRIC_KIND_MODEL_MEMORY: _ScalingMetricKind.ValueType  # 7
+    """Bytes that the worker holds, per replica."""
+
+class ScalingMetricKind(_ScalingMetricKind, metaclass=_ScalingMetricKindEnumTypeWrapper): ...
+
+SCALING_METRIC_KIND_UNSPECIFIED: ScalingMetricKind.ValueType  # 0
+SCALING_METRIC_KIND_QUEUE_TIME: ScalingMetricKind.ValueType  # 1
+"""Milliseconds that a request waits for the model, mean over the window; of the whole lease."""
+SCALING_METRIC_KIND_QUEUE_RATIO: ScalingMetricKind.ValueType  # 2
+"""Waiting time divided by computing time; of the whole lease."""
+SCALING_METRIC_KIND_IN_FLIGHT: ScalingMetricKind.ValueType  # 3
+"""Requests in the worker, per replica."""
+SCALING_METRIC_KIND_REQUEST_RATE: ScalingMetricKind.ValueType  # 4
+"""Requests per second, per replica."""
+SCALING_METRIC_KIND_LATENCY: ScalingMetricKind.ValueType  # 5
+"""Milliseconds that the given quantile of the requests stay below; of the whole lease."""
+SCALING_METRIC_KIND_GPU_UTILIZATION: ScalingMetricKind.ValueType  # 6
+"""Busy share of the devices, 0 to 1, mean over the replicas."""
+SCALING_METRIC_KIND_MODEL_MEMORY: ScalingMetricKind.ValueType  # 7
+"""Bytes that the worker holds, per replica."""
+Global___ScalingMetricKind: _TypeAlias = ScalingMetricKind  # noqa: Y015
+
+class _TunnelPort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TunnelPortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelPort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNNEL_PORT_UNSPECIFIED: _TunnelPort.ValueType  # 0
+    """The same as TUNNEL_PORT_HTTP."""
+    TUNNEL_PORT_HTTP: _TunnelPort.ValueType  # 1
+    TUNNEL_PORT_GRPC: _TunnelPort.ValueType  # 2
+    TUNNEL_PORT_METRICS: _TunnelPort.ValueType  # 3
+
+class TunnelPort(_TunnelPort, metaclass=_TunnelPortEnumTypeWrapper): ...
+
+TUNNEL_PORT_UNSPECIFIED: TunnelPort.ValueType  # 0
+"""The same as TUNNEL_PORT_HTTP."""
+TUNNEL_PORT_HTTP: TunnelPort.ValueType  # 1
+TUNNEL_PORT_GRPC: TunnelPort.ValueType  # 2
+TUNNEL_PORT_METRICS: TunnelPort.ValueType  # 3
+Global___TunnelPort: _TypeAlias = TunnelPort  # noqa: Y015
+
 @_typing.final
 class LeaseTimes(_message.Message):
     """The clocks of a lease. All start at the first ACTIVE, but pending_timeout."""
@@ -174,7 +236,7 @@ class DedicatedPlacement(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     replicas: _builtins.int
-    """Copies of the worker. 0 and 1: one. More: not by the local backend (UNIMPLEMENTED)."""
+    """Copies of the worker. 0 and 1: one. More: not by the local backend (UNIMPLEMENTED). With autoscaling: where it begins."""
     @_builtins.property
     def worker(self) -> _common_pb2.WorkerSpec: ...
     def __init__(
@@ -292,7 +354,9 @@ class CreateLeaseRequest(_message.Message):
     def sharing(self) -> Global___Sharing: ...
     @_builtins.property
     def autoscaling(self) -> Global___Autoscaling:
-        """Wanted autoscaling of a dedicated lease; UNIMPLEMENTED where the backend cannot."""
+        """Grows and shrinks the lease between two sizes; UNIMPLEMENTED where the backend cannot. A dedicated lease grows by
+        replicas of its worker, a lease in a pool by copies on further workers of the pool.
+        """
 
     def __init__(
         self,
@@ -323,27 +387,105 @@ Global___CreateLeaseRequest: _TypeAlias = CreateLeaseRequest  # noqa: Y015
 
 @_typing.final
 class Autoscaling(_message.Message):
-    """Growth of a dedicated lease."""
+    """When and how far a lease grows. The size wanted is the greatest that any metric asks for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    BEHAVIOR_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
+    """At least 1. 0: 1."""
     max_replicas: _builtins.int
+    """At least min_replicas."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScalingMetric]:
+        """Empty: requests in flight per replica, target 4."""
+
+    @_builtins.property
+    def behavior(self) -> Global___ScalingBehavior: ...
     def __init__(
         self,
         *,
         min_replicas: _builtins.int = ...,
         max_replicas: _builtins.int = ...,
+        metrics: _abc.Iterable[Global___ScalingMetric] | None = ...,
+        behavior: Global___ScalingBehavior | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["behavior", b"behavior"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behavior", b"behavior", "max_replicas", b"max_replicas", "metrics", b"metrics", "min_replicas", b"min_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Autoscaling: _TypeAlias = Autoscaling  # noqa: Y015
+
+@_typing.final
+class ScalingMetric(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TARGET_MILLI_FIELD_NUMBER: _builtins.int
+    QUANTILE_PERMILLE_FIELD_NUMBER: _builtins.int
+    kind: Global___ScalingMetricKind.ValueType
+    target_milli: _builtins.int
+    """Thousandths of the kind's unit; above 0."""
+    quantile_permille: _builtins.int
+    """Of LATENCY, in thousandths: 500, 900, 950 or 990. 0: 950."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ScalingMetricKind.ValueType = ...,
+        target_milli: _builtins.int = ...,
+        quantile_permille: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "quantile_permille", b"quantile_permille", "target_milli", b"target_milli"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingMetric: _TypeAlias = ScalingMetric  # noqa: Y015
+
+@_typing.final
+class ScalingBehavior(_message.Message):
+    """How fast. Absent fields: the defaults of a HorizontalPodAutoscaler, but that growth waits at least one measured load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCALE_UP_WINDOW_FIELD_NUMBER: _builtins.int
+    SCALE_DOWN_WINDOW_FIELD_NUMBER: _builtins.int
+    MAX_STEP_UP_FIELD_NUMBER: _builtins.int
+    MAX_STEP_DOWN_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    max_step_up: _builtins.int
+    """Most replicas added, and removed, in one period; 0: no bound."""
+    max_step_down: _builtins.int
+    @_builtins.property
+    def scale_up_window(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def scale_down_window(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """Absent: 15 seconds."""
+
+    def __init__(
+        self,
+        *,
+        scale_up_window: _duration_pb2.Duration | None = ...,
+        scale_down_window: _duration_pb2.Duration | None = ...,
+        max_step_up: _builtins.int = ...,
+        max_step_down: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "scale_down_window", b"scale_down_window", "scale_up_window", b"scale_up_window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_step_down", b"max_step_down", "max_step_up", b"max_step_up", "period", b"period", "scale_down_window", b"scale_down_window", "scale_up_window", b"scale_up_window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingBehavior: _TypeAlias = ScalingBehavior  # noqa: Y015
 
 @_typing.final
 class LeaseEnd(_message.Message):
@@ -428,6 +570,9 @@ class Lease(_message.Message):
     LAST_ACTIVITY_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
+    WANTED_REPLICAS_FIELD_NUMBER: _builtins.int
+    READY_REPLICAS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     namespace: _builtins.str
     state: Global___LeaseState.ValueType
@@ -440,6 +585,9 @@ class Lease(_message.Message):
     """Commit order over all leases; a Watch can start after it."""
     worker_group: _builtins.str
     """Worker group that holds it; empty while it has none."""
+    wanted_replicas: _builtins.int
+    """Replicas or copies wanted now, and those that answer."""
+    ready_replicas: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ModelReference]: ...
     @_builtins.property
@@ -480,6 +628,8 @@ class Lease(_message.Message):
 
     @_builtins.property
     def end(self) -> Global___LeaseEnd: ...
+    @_builtins.property
+    def autoscaling(self) -> Global___Autoscaling: ...
     def __init__(
         self,
         *,
@@ -508,10 +658,13 @@ class Lease(_message.Message):
         last_activity_at: _timestamp_pb2.Timestamp | None = ...,
         expires: _common_pb2.Deadline | None = ...,
         end: Global___LeaseEnd | None = ...,
+        autoscaling: Global___Autoscaling | None = ...,
+        wanted_replicas: _builtins.int = ...,
+        ready_replicas: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["active_at", b"active_at", "created_at", b"created_at", "dedicated", b"dedicated", "end", b"end", "endpoint", b"endpoint", "expires", b"expires", "last_activity_at", b"last_activity_at", "placement", b"placement", "pool", b"pool", "sharing", b"sharing", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_at", b"active_at", "autoscaling", b"autoscaling", "created_at", b"created_at", "dedicated", b"dedicated", "end", b"end", "endpoint", b"endpoint", "expires", b"expires", "last_activity_at", b"last_activity_at", "placement", b"placement", "pool", b"pool", "sharing", b"sharing", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_at", b"active_at", "conditions", b"conditions", "created_at", b"created_at", "dedicated", b"dedicated", "end", b"end", "endpoint", b"endpoint", "expires", b"expires", "generation", b"generation", "id", b"id", "labels", b"labels", "last_activity_at", b"last_activity_at", "model_statuses", b"model_statuses", "models", b"models", "names", b"names", "namespace", b"namespace", "parent_id", b"parent_id", "placement", b"placement", "pool", b"pool", "priority", b"priority", "request_id", b"request_id", "revision", b"revision", "sharing", b"sharing", "state", b"state", "times", b"times", "worker_endpoints", b"worker_endpoints", "worker_group", b"worker_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_at", b"active_at", "autoscaling", b"autoscaling", "conditions", b"conditions", "created_at", b"created_at", "dedicated", b"dedicated", "end", b"end", "endpoint", b"endpoint", "expires", b"expires", "generation", b"generation", "id", b"id", "labels", b"labels", "last_activity_at", b"last_activity_at", "model_statuses", b"model_statuses", "models", b"models", "names", b"names", "namespace", b"namespace", "parent_id", b"parent_id", "placement", b"placement", "pool", b"pool", "priority", b"priority", "ready_replicas", b"ready_replicas", "request_id", b"request_id", "revision", b"revision", "sharing", b"sharing", "state", b"state", "times", b"times", "wanted_replicas", b"wanted_replicas", "worker_endpoints", b"worker_endpoints", "worker_group", b"worker_group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_placement: _TypeAlias = _typing.Literal["pool", "dedicated"]  # noqa: Y015
     _WhichOneofArgType_placement: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
@@ -1038,26 +1191,100 @@ class LeaseLogsRequest(_message.Message):
 Global___LeaseLogsRequest: _TypeAlias = LeaseLogsRequest  # noqa: Y015
 
 @_typing.final
+class TunnelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___TunnelOpen: ...
+    @_builtins.property
+    def data(self) -> Global___TunnelData: ...
+    def __init__(
+        self,
+        *,
+        open: Global___TunnelOpen | None = ...,
+        data: Global___TunnelData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "data"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___TunnelRequest: _TypeAlias = TunnelRequest  # noqa: Y015
+
+@_typing.final
+class TunnelOpen(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    lease: _builtins.str
+    namespace: _builtins.str
+    port: Global___TunnelPort.ValueType
+    def __init__(
+        self,
+        *,
+        lease: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        port: Global___TunnelPort.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "namespace", b"namespace", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelOpen: _TypeAlias = TunnelOpen  # noqa: Y015
+
+@_typing.final
+class TunnelData(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelData: _TypeAlias = TunnelData  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     source: _builtins.str
     """worker or sidecar."""
     text: _builtins.str
+    replica: _builtins.str
+    """Replica that wrote it; empty where a worker has only one."""
     def __init__(
         self,
         *,
         worker: _builtins.str = ...,
         source: _builtins.str = ...,
         text: _builtins.str = ...,
+        replica: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "text", b"text", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica", "source", b"source", "text", b"text", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

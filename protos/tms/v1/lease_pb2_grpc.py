@@ -89,6 +89,11 @@ class LeasesStub:
                 request_serializer=protos_dot_tms_dot_v1_dot_lease__pb2.LeaseLogsRequest.SerializeToString,
                 response_deserializer=protos_dot_tms_dot_v1_dot_lease__pb2.LogLine.FromString,
                 _registered_method=True)
+        self.Tunnel = channel.stream_stream(
+                '/tms.v1.Leases/Tunnel',
+                request_serializer=protos_dot_tms_dot_v1_dot_lease__pb2.TunnelRequest.SerializeToString,
+                response_deserializer=protos_dot_tms_dot_v1_dot_lease__pb2.TunnelData.FromString,
+                _registered_method=True)
 
 
 class LeasesServicer:
@@ -175,6 +180,15 @@ class LeasesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tunnel(self, request_iterator, context):
+        """One TCP connection to the lease's endpoint through the server, for clients that cannot reach the workers. The first
+        message opens it and carries no data; each side half-closes by ending its stream. FAILED_PRECONDITION unless the
+        lease is ACTIVE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeasesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +246,11 @@ def add_LeasesServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=protos_dot_tms_dot_v1_dot_lease__pb2.LeaseLogsRequest.FromString,
                     response_serializer=protos_dot_tms_dot_v1_dot_lease__pb2.LogLine.SerializeToString,
+            ),
+            'Tunnel': grpc.stream_stream_rpc_method_handler(
+                    servicer.Tunnel,
+                    request_deserializer=protos_dot_tms_dot_v1_dot_lease__pb2.TunnelRequest.FromString,
+                    response_serializer=protos_dot_tms_dot_v1_dot_lease__pb2.TunnelData.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -531,6 +550,33 @@ class Leases:
             '/tms.v1.Leases/Logs',
             protos_dot_tms_dot_v1_dot_lease__pb2.LeaseLogsRequest.SerializeToString,
             protos_dot_tms_dot_v1_dot_lease__pb2.LogLine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tunnel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tms.v1.Leases/Tunnel',
+            protos_dot_tms_dot_v1_dot_lease__pb2.TunnelRequest.SerializeToString,
+            protos_dot_tms_dot_v1_dot_lease__pb2.TunnelData.FromString,
             options,
             channel_credentials,
             insecure,

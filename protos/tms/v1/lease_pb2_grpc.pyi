@@ -59,6 +59,11 @@ class LeasesStub:
     """The lease's history, oldest first."""
     Logs: _grpc.UnaryStreamMultiCallable[_lease_pb2.LeaseLogsRequest, _lease_pb2.LogLine]
     """Log lines of the workers that hold the lease."""
+    Tunnel: _grpc.StreamStreamMultiCallable[_lease_pb2.TunnelRequest, _lease_pb2.TunnelData]
+    """One TCP connection to the lease's endpoint through the server, for clients that cannot reach the workers. The first
+    message opens it and carries no data; each side half-closes by ending its stream. FAILED_PRECONDITION unless the
+    lease is ACTIVE.
+    """
 
 @_typing.type_check_only
 class LeasesAsyncStub(LeasesStub):
@@ -91,6 +96,11 @@ class LeasesAsyncStub(LeasesStub):
     """The lease's history, oldest first."""
     Logs: _aio.UnaryStreamMultiCallable[_lease_pb2.LeaseLogsRequest, _lease_pb2.LogLine]  # type: ignore[assignment]
     """Log lines of the workers that hold the lease."""
+    Tunnel: _aio.StreamStreamMultiCallable[_lease_pb2.TunnelRequest, _lease_pb2.TunnelData]  # type: ignore[assignment]
+    """One TCP connection to the lease's endpoint through the server, for clients that cannot reach the workers. The first
+    message opens it and carries no data; each side half-closes by ending its stream. FAILED_PRECONDITION unless the
+    lease is ACTIVE.
+    """
 
 class LeasesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -186,6 +196,17 @@ class LeasesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_pb2.LogLine], _abc.AsyncIterator[_lease_pb2.LogLine]]:
         """Log lines of the workers that hold the lease."""
+
+    @_abc_1.abstractmethod
+    def Tunnel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_lease_pb2.TunnelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_lease_pb2.TunnelData], _abc.AsyncIterator[_lease_pb2.TunnelData]]:
+        """One TCP connection to the lease's endpoint through the server, for clients that cannot reach the workers. The first
+        message opens it and carries no data; each side half-closes by ending its stream. FAILED_PRECONDITION unless the
+        lease is ACTIVE.
+        """
 
 def add_LeasesServicer_to_server(servicer: LeasesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -27,17 +27,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protos.tms.v1 import common_pb2 as protos_dot_tms_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/tms/v1/pool.proto\x12\x06tms.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aprotos/tms/v1/common.proto\"\xb5\x01\n\x08PoolSpec\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tms.v1.WorkerSpec\x12\x13\n\x0bmin_workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12$\n\x06\x65xpiry\x18\x04 \x01(\x0e\x32\x14.tms.v1.ExpiryPolicy\x12\x35\n\x12idle_worker_linger\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x1e\n\x04spec\x18\x03 \x01(\x0b\x32\x10.tms.v1.PoolSpec\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x14\n\x0c\x62ooked_bytes\x18\x07 \x01(\x03\"T\n\x11\x43reatePoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x1e\n\x04spec\x18\x03 \x01(\x0b\x32\x10.tms.v1.PoolSpec\"1\n\x0eGetPoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"%\n\x10ListPoolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"0\n\x11ListPoolsResponse\x12\x1b\n\x05pools\x18\x01 \x03(\x0b\x32\x0c.tms.v1.Pool\"K\n\x11\x44\x65letePoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rrevoke_leases\x18\x03 \x01(\x08\"\x14\n\x12\x44\x65letePoolResponse\"\x9e\x03\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.tms.v1.WorkerState\x12\x17\n\x0f\x66ramework_class\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x03\x12\x14\n\x0c\x62ooked_bytes\x18\x07 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\x08 \x01(\x03\x12\x11\n\tlease_ids\x18\t \x03(\t\x12\"\n\x08\x65ndpoint\x18\n \x01(\x0b\x32\x10.tms.v1.Endpoint\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_report_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08restarts\x18\x0e \x01(\x05\x12#\n\x06models\x18\x0f \x03(\x0b\x32\x13.tms.v1.ModelStatus\"5\n\x12ListWorkersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"6\n\x13ListWorkersResponse\x12\x1f\n\x07workers\x18\x01 \x03(\x0b\x32\x0e.tms.v1.Worker*`\n\x0c\x45xpiryPolicy\x12\x1d\n\x19\x45XPIRY_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XPIRY_POLICY_EAGER\x10\x01\x12\x18\n\x14\x45XPIRY_POLICY_LINGER\x10\x02*\x90\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x15\n\x11WORKER_STATE_LOST\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x32\xe5\x01\n\x05Pools\x12\x31\n\x06\x43reate\x12\x19.tms.v1.CreatePoolRequest\x1a\x0c.tms.v1.Pool\x12+\n\x03Get\x12\x16.tms.v1.GetPoolRequest\x1a\x0c.tms.v1.Pool\x12;\n\x04List\x12\x18.tms.v1.ListPoolsRequest\x1a\x19.tms.v1.ListPoolsResponse\x12?\n\x06\x44\x65lete\x12\x19.tms.v1.DeletePoolRequest\x1a\x1a.tms.v1.DeletePoolResponse2J\n\x07Workers\x12?\n\x04List\x12\x1a.tms.v1.ListWorkersRequest\x1a\x1b.tms.v1.ListWorkersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18protos/tms/v1/pool.proto\x12\x06tms.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aprotos/tms/v1/common.proto\"\xb5\x01\n\x08PoolSpec\x12\"\n\x06worker\x18\x01 \x01(\x0b\x32\x12.tms.v1.WorkerSpec\x12\x13\n\x0bmin_workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12$\n\x06\x65xpiry\x18\x04 \x01(\x0e\x32\x14.tms.v1.ExpiryPolicy\x12\x35\n\x12idle_worker_linger\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x1e\n\x04spec\x18\x03 \x01(\x0b\x32\x10.tms.v1.PoolSpec\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x14\n\x0c\x62ooked_bytes\x18\x07 \x01(\x03\"T\n\x11\x43reatePoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x1e\n\x04spec\x18\x03 \x01(\x0b\x32\x10.tms.v1.PoolSpec\"1\n\x0eGetPoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"%\n\x10ListPoolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"0\n\x11ListPoolsResponse\x12\x1b\n\x05pools\x18\x01 \x03(\x0b\x32\x0c.tms.v1.Pool\"K\n\x11\x44\x65letePoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rrevoke_leases\x18\x03 \x01(\x08\"\x14\n\x12\x44\x65letePoolResponse\"T\n\x11UpdatePoolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x1e\n\x04spec\x18\x03 \x01(\x0b\x32\x10.tms.v1.PoolSpec\"r\n\tImageRule\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x15\n\rfrom_settings\x18\x04 \x01(\x08\"$\n\x11\x41llowImageRequest\x12\x0f\n\x07pattern\x18\x01 \x01(\t\"\x17\n\x15ListImageRulesRequest\":\n\x16ListImageRulesResponse\x12 \n\x05rules\x18\x01 \x03(\x0b\x32\x11.tms.v1.ImageRule\"%\n\x12\x46orbidImageRequest\x12\x0f\n\x07pattern\x18\x01 \x01(\t\"\x15\n\x13\x46orbidImageResponse\"\xe0\x03\n\x06Worker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.tms.v1.WorkerState\x12\x17\n\x0f\x66ramework_class\x18\x05 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x03\x12\x14\n\x0c\x62ooked_bytes\x18\x07 \x01(\x03\x12\x16\n\x0emeasured_bytes\x18\x08 \x01(\x03\x12\x11\n\tlease_ids\x18\t \x03(\t\x12\"\n\x08\x65ndpoint\x18\n \x01(\x0b\x32\x10.tms.v1.Endpoint\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_report_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08restarts\x18\x0e \x01(\x05\x12#\n\x06models\x18\x0f \x03(\x0b\x32\x13.tms.v1.ModelStatus\x12\'\n\x08replicas\x18\x10 \x03(\x0b\x32\x15.tms.v1.WorkerReplica\x12\x17\n\x0fwanted_replicas\x18\x11 \x01(\x05\"\xf0\x01\n\rWorkerReplica\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.tms.v1.WorkerState\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\"\n\x08\x65ndpoint\x18\x04 \x01(\x0b\x32\x10.tms.v1.Endpoint\x12\x10\n\x08restarts\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x32\n\x0elast_report_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emeasured_bytes\x18\t \x01(\x03\"5\n\x12ListWorkersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"6\n\x13ListWorkersResponse\x12\x1f\n\x07workers\x18\x01 \x03(\x0b\x32\x0e.tms.v1.Worker*`\n\x0c\x45xpiryPolicy\x12\x1d\n\x19\x45XPIRY_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XPIRY_POLICY_EAGER\x10\x01\x12\x18\n\x14\x45XPIRY_POLICY_LINGER\x10\x02*\x90\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x15\n\x11WORKER_STATE_LOST\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x32\x98\x02\n\x05Pools\x12\x31\n\x06\x43reate\x12\x19.tms.v1.CreatePoolRequest\x1a\x0c.tms.v1.Pool\x12+\n\x03Get\x12\x16.tms.v1.GetPoolRequest\x1a\x0c.tms.v1.Pool\x12;\n\x04List\x12\x18.tms.v1.ListPoolsRequest\x1a\x19.tms.v1.ListPoolsResponse\x12?\n\x06\x44\x65lete\x12\x19.tms.v1.DeletePoolRequest\x1a\x1a.tms.v1.DeletePoolResponse\x12\x31\n\x06Update\x12\x19.tms.v1.UpdatePoolRequest\x1a\x0c.tms.v1.Pool2\xc9\x01\n\x06Images\x12\x35\n\x05\x41llow\x12\x19.tms.v1.AllowImageRequest\x1a\x11.tms.v1.ImageRule\x12\x45\n\x04List\x12\x1d.tms.v1.ListImageRulesRequest\x1a\x1e.tms.v1.ListImageRulesResponse\x12\x41\n\x06\x46orbid\x12\x1a.tms.v1.ForbidImageRequest\x1a\x1b.tms.v1.ForbidImageResponse2J\n\x07Workers\x12?\n\x04List\x12\x1a.tms.v1.ListWorkersRequest\x1a\x1b.tms.v1.ListWorkersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tms.v1.pool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPIRYPOLICY']._serialized_start=1343
-  _globals['_EXPIRYPOLICY']._serialized_end=1439
-  _globals['_WORKERSTATE']._serialized_start=1442
-  _globals['_WORKERSTATE']._serialized_end=1586
+  _globals['_EXPIRYPOLICY']._serialized_start=2039
+  _globals['_EXPIRYPOLICY']._serialized_end=2135
+  _globals['_WORKERSTATE']._serialized_start=2138
+  _globals['_WORKERSTATE']._serialized_end=2282
   _globals['_POOLSPEC']._serialized_start=130
   _globals['_POOLSPEC']._serialized_end=311
   _globals['_POOL']._serialized_start=314
@@ -54,14 +54,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEPOOLREQUEST']._serialized_end=791
   _globals['_DELETEPOOLRESPONSE']._serialized_start=793
   _globals['_DELETEPOOLRESPONSE']._serialized_end=813
-  _globals['_WORKER']._serialized_start=816
-  _globals['_WORKER']._serialized_end=1230
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1232
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1285
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1287
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1341
-  _globals['_POOLS']._serialized_start=1589
-  _globals['_POOLS']._serialized_end=1818
-  _globals['_WORKERS']._serialized_start=1820
-  _globals['_WORKERS']._serialized_end=1894
+  _globals['_UPDATEPOOLREQUEST']._serialized_start=815
+  _globals['_UPDATEPOOLREQUEST']._serialized_end=899
+  _globals['_IMAGERULE']._serialized_start=901
+  _globals['_IMAGERULE']._serialized_end=1015
+  _globals['_ALLOWIMAGEREQUEST']._serialized_start=1017
+  _globals['_ALLOWIMAGEREQUEST']._serialized_end=1053
+  _globals['_LISTIMAGERULESREQUEST']._serialized_start=1055
+  _globals['_LISTIMAGERULESREQUEST']._serialized_end=1078
+  _globals['_LISTIMAGERULESRESPONSE']._serialized_start=1080
+  _globals['_LISTIMAGERULESRESPONSE']._serialized_end=1138
+  _globals['_FORBIDIMAGEREQUEST']._serialized_start=1140
+  _globals['_FORBIDIMAGEREQUEST']._serialized_end=1177
+  _globals['_FORBIDIMAGERESPONSE']._serialized_start=1179
+  _globals['_FORBIDIMAGERESPONSE']._serialized_end=1200
+  _globals['_WORKER']._serialized_start=1203
+  _globals['_WORKER']._serialized_end=1683
+  _globals['_WORKERREPLICA']._serialized_start=1686
+  _globals['_WORKERREPLICA']._serialized_end=1926
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1928
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1981
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1983
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=2037
+  _globals['_POOLS']._serialized_start=2285
+  _globals['_POOLS']._serialized_end=2565
+  _globals['_IMAGES']._serialized_start=2568
+  _globals['_IMAGES']._serialized_end=2769
+  _globals['_WORKERS']._serialized_start=2771
+  _globals['_WORKERS']._serialized_end=2845
 # @@protoc_insertion_point(module_scope)

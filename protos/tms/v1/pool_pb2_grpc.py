@@ -54,6 +54,11 @@ class PoolsStub:
                 request_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolRequest.SerializeToString,
                 response_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolResponse.FromString,
                 _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/tms.v1.Pools/Update',
+                request_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.UpdatePoolRequest.SerializeToString,
+                response_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.Pool.FromString,
+                _registered_method=True)
 
 
 class PoolsServicer:
@@ -85,6 +90,14 @@ class PoolsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Update(self, request, context):
+        """Replaces the definition. Workers of the pool are brought to it one after the other; leases keep serving meanwhile.
+        UNIMPLEMENTED where the backend cannot roll workers and their shape would change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoolsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +120,11 @@ def add_PoolsServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolRequest.FromString,
                     response_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolResponse.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.UpdatePoolRequest.FromString,
+                    response_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.Pool.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +235,196 @@ class Pools:
             '/tms.v1.Pools/Delete',
             protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolRequest.SerializeToString,
             protos_dot_tms_dot_v1_dot_pool__pb2.DeletePoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tms.v1.Pools/Update',
+            protos_dot_tms_dot_v1_dot_pool__pb2.UpdatePoolRequest.SerializeToString,
+            protos_dot_tms_dot_v1_dot_pool__pb2.Pool.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ImagesStub:
+    """Images that leases and pools may ask for. A rule is an image name that may end in "*".
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Allow = channel.unary_unary(
+                '/tms.v1.Images/Allow',
+                request_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.AllowImageRequest.SerializeToString,
+                response_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.ImageRule.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/tms.v1.Images/List',
+                request_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesRequest.SerializeToString,
+                response_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesResponse.FromString,
+                _registered_method=True)
+        self.Forbid = channel.unary_unary(
+                '/tms.v1.Images/Forbid',
+                request_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageRequest.SerializeToString,
+                response_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageResponse.FromString,
+                _registered_method=True)
+
+
+class ImagesServicer:
+    """Images that leases and pools may ask for. A rule is an image name that may end in "*".
+    """
+
+    def Allow(self, request, context):
+        """The same rule again is a success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forbid(self, request, context):
+        """NOT_FOUND if there is no such rule. FAILED_PRECONDITION for a rule of the server's settings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ImagesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Allow': grpc.unary_unary_rpc_method_handler(
+                    servicer.Allow,
+                    request_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.AllowImageRequest.FromString,
+                    response_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.ImageRule.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesRequest.FromString,
+                    response_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesResponse.SerializeToString,
+            ),
+            'Forbid': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forbid,
+                    request_deserializer=protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageRequest.FromString,
+                    response_serializer=protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tms.v1.Images', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tms.v1.Images', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Images:
+    """Images that leases and pools may ask for. A rule is an image name that may end in "*".
+    """
+
+    @staticmethod
+    def Allow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tms.v1.Images/Allow',
+            protos_dot_tms_dot_v1_dot_pool__pb2.AllowImageRequest.SerializeToString,
+            protos_dot_tms_dot_v1_dot_pool__pb2.ImageRule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tms.v1.Images/List',
+            protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesRequest.SerializeToString,
+            protos_dot_tms_dot_v1_dot_pool__pb2.ListImageRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forbid(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tms.v1.Images/Forbid',
+            protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageRequest.SerializeToString,
+            protos_dot_tms_dot_v1_dot_pool__pb2.ForbidImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -57,8 +57,37 @@ class ProcessBackend:
         opened._turner = asyncio.create_task(opened._turn_logs_over(), name="turns logs over")
         return opened
 
+    @property
+    def routes(self) -> bool:
+        return False
+
+    @property
+    def scales(self) -> bool:
+        return False
+
     def refuse(self, worker: resources.WorkerSpec) -> str | None:
         return commands.refuse(self._options, worker)
+
+    def refuse_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> str | None:
+        del namespace, name
+        return None
+
+    def warn(self, worker: resources.WorkerSpec) -> backend.Trouble | None:
+        del worker
+        return None
+
+    def differs(self, spec: backend.LaunchSpec) -> bool:
+        """Never: a pair that runs keeps the shape it was launched with, and nobody else changes it."""
+        del spec
+        return False
+
+    async def route(self, routes: Sequence[backend.Route]) -> Mapping[str, backend.Trouble]:
+        del routes
+        return {}
+
+    def routed(self, worker: ids.WorkerId) -> frozenset[ids.LeaseId]:
+        del worker
+        return frozenset()
 
     def capacity_bytes(self, worker: resources.WorkerSpec) -> int:
         asked = worker.resources.memory_bytes or self._options.default_memory_bytes

@@ -23,6 +23,8 @@ def refuse(options: options_module.Options, worker: resources.WorkerSpec) -> str
     """Why local processes could never be such a worker."""
     if worker.image:
         return "image: workers of this server are local processes, not containers; name a command instead"
+    if worker.profile:
+        return "profile: workers of this server are local processes, which have no pod shapes; leave it empty"
     if worker.command and worker.command not in options.commands:
         allowed = ", ".join(sorted(options.commands))
         return f"command: {worker.command!r} is not one of the allowed commands ({allowed})"
