@@ -47,6 +47,9 @@ class PoolsServicer(pool_pb2_grpc.PoolsServicer):
         await self._pools.delete(callers.of(context), namespace, name, revoke_leases=request.revoke_leases)
         return pool_pb2.DeletePoolResponse()
 
+    async def Update(self, request: pool_pb2.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
+        raise errors.Unimplemented("this server does not change pools; create another one")
+
 
 class WorkersServicer(pool_pb2_grpc.WorkersServicer):
     """Service tms.v1.Workers."""

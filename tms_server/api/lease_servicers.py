@@ -96,6 +96,12 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
         async for line in lines:
             yield lease_pb2.LogLine(worker=line.group_id, source=line.source, text=line.text)
 
+    async def Tunnel(
+        self, request_iterator: AsyncIterator[lease_pb2.TunnelRequest], context: Context
+    ) -> AsyncIterator[lease_pb2.TunnelData]:
+        raise errors.Unimplemented("this server opens no tunnels; connect to the lease's endpoint")
+        yield lease_pb2.TunnelData()
+
     async def _keep_alive(self, request: lease_pb2.KeepAliveRequest, context: Context) -> lease_pb2.KeepAliveResponse:
         """One bad lease must not end the stream for the others."""
         namespace = fields.namespace(request.namespace)
