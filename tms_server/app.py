@@ -14,23 +14,22 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
 from tms_server import clock as clock_module
 from tms_server import settings as settings_module
+from tms_server import wiring
 from tms_server.api import server as server_module
 from tms_server.backends.processes import backend as processes
-from tms_server.backends.processes import options as process_options
-from tms_server.model import errors, ids, pool, resources
+from tms_server.model import errors, ids, pool
 from tms_server.observability import listener
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store as store_module
 from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver
-from tms_server.repositories import options as repository_options
 from tms_server.repositories import resolver as repositories
 from tms_server.services import agents, create, leases, names, parts, pools, watch, workers
 from tms_server.store import store as sql
@@ -78,9 +77,9 @@ def outside(settings: settings_module.Settings) -> Outside:
     async def open_backend(
         chosen: settings_module.Settings, installation: ids.InstallationId, dial: str
     ) -> backend_module.Backend:
-        return await processes.ProcessBackend.open(_process_options(chosen, installation, dial), clock)
+        return await processes.ProcessBackend.open(wiring.process_options(chosen, installation, dial), clock)
 
-    declared = [_repository(name, each) for name, each in settings.repositories.items()]
+    declared = [wiring.repository(name, each) for name, each in settings.repositories.items()]
     return Outside(clock=clock, open_backend=open_backend, resolver=repositories.RepositoryResolver(declared))
 
 
@@ -121,7 +120,7 @@ class App:
         async with contextlib.AsyncExitStack() as stack:
             store = await sql.SqlStore.open(settings.database, self._outside.clock, RandomIds().installation)
             stack.push_async_callback(store.close)
-            server = server_module.Server(settings.api.address, settings.api.port, _tls(settings), self._metrics)
+            server = server_module.Server(settings.api.address, settings.api.port, wiring.tls(settings), self._metrics)
             stack.push_async_callback(server.stop, 0.0)
             installation = await store.read(lambda reader: reader.installation())
             dial = f"{settings.dial_host}:{server.port}"
@@ -169,8 +168,8 @@ class App:
         """Credits the outage and takes up what an earlier server knew, before anything can expire."""
         now = self._outside.clock.now()
         await heartbeat.credit_outage(store, now)
-        if self._settings.default_pool.enabled:
-            await store.write(lambda unit: _keep_default_pool(unit, self._settings.default_pool, now))
+        kept = wiring.pools(self._settings)
+        await store.write(lambda unit: _keep_pools(unit, kept, now))
         known = live.Live()
         known.restore(await store.read(lambda reader: reader.reports()), now)
         return known
@@ -319,85 +318,14 @@ def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_modul
     )
 
 
-def _keep_default_pool(unit: store_module.UnitOfWork, chosen: settings_module.DefaultPool, now: dt.datetime) -> None:
-    """The administrator's settings decide about this pool, whatever was stored; workers that run keep their shape."""
-    spec = pool.PoolSpec(
-        worker=resources.WorkerSpec(
-            command=chosen.command,
-            resources=resources.Resources(gpus=chosen.gpus, memory_bytes=chosen.memory_bytes),
-        ),
-        min_workers=chosen.min_workers,
-        max_workers=chosen.max_workers,
-        idle_worker_linger=dt.timedelta(seconds=chosen.idle_worker_linger_s),
-    )
-    stored = unit.get_pool(ids.DEFAULT_NAMESPACE, ids.DEFAULT_POOL)
-    if stored is None:
-        unit.put_pool(pool.Pool(namespace=ids.DEFAULT_NAMESPACE, name=ids.DEFAULT_POOL, spec=spec, created_at=now))
-    elif stored.spec != spec or stored.deleted_at is not None:
-        unit.put_pool(dataclasses.replace(stored, spec=spec, deleted_at=None))
-
-
-def _tls(settings: settings_module.Settings) -> server_module.Tls | None:
-    chosen = settings.tls
-    if chosen.certificate is None or chosen.key is None:
-        return None
-    return server_module.Tls(certificate=chosen.certificate, key=chosen.key, client_ca=chosen.client_ca)
-
-
-def _process_options(
-    settings: settings_module.Settings, installation: ids.InstallationId, dial: str
-) -> process_options.Options:
-    chosen, tls = settings.workers, settings.tls
-    sidecar_tls = None
-    if tls.ca is not None and tls.certificate is not None:
-        sidecar_tls = process_options.SidecarTls(
-            ca=tls.ca.absolute(), certificate=tls.sidecar_certificate, key=tls.sidecar_key
-        )
-    return process_options.Options(
-        data_dir=settings.data_dir,
-        installation_id=installation,
-        server=dial,
-        commands={"tms-worker": process_options.WORKER_COMMAND, **chosen.commands},
-        sidecar_tls=sidecar_tls,
-        default_memory_bytes=chosen.memory_bytes,
-        margin_bytes=chosen.margin_bytes,
-        gpus=chosen.gpus,
-        stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
-        stop_at_exit=settings.stop_workers_at_exit,
-    )
-
-
-def _repository(name: str, chosen: settings_module.Repository) -> repository_options.Repository:
-    if chosen.path is not None:
-        if not chosen.path.expanduser().is_dir():
-            # Not refused: what a mount brings may come later, and leases that run must not wait for it.
-            log.warning("repository.missing", setting=f"repositories.{name}.path", path=str(chosen.path))
-        return repository_options.FileRepository(name=name, root=chosen.path.expanduser().absolute())
-    return repository_options.S3Repository(
-        name=name,
-        bucket=chosen.bucket,
-        prefix=chosen.prefix,
-        endpoint_url=chosen.endpoint_url,
-        region=chosen.region,
-        path_style=chosen.path_style,
-        credentials=_credentials(chosen.keys),
-    )
-
-
-def _credentials(keys: settings_module.Keys) -> repository_options.Credentials:
-    if keys.source == "environment":
-        return repository_options.EnvironmentCredentials()
-    if keys.source == "files" and keys.directory is not None:
-        token = keys.directory / "session_token"
-        return repository_options.FileCredentials(
-            access_key_id=keys.directory / "access_key_id",
-            secret_access_key=keys.directory / "secret_access_key",
-            session_token=token if token.exists() else None,
-        )
-    secrets_ = (keys.access_key_id, keys.secret_access_key, keys.session_token)
-    return repository_options.StaticCredentials(
-        repository_options.Keys(*(each.get_secret_value() for each in secrets_))
-    )
+def _keep_pools(unit: store_module.UnitOfWork, kept: Mapping[wiring.PoolKey, pool.PoolSpec], now: dt.datetime) -> None:
+    """The administrator's settings decide about these pools, whatever was stored; workers that run keep their shape."""
+    for (namespace, name), spec in kept.items():
+        stored = unit.get_pool(namespace, name)
+        if stored is None:
+            unit.put_pool(pool.Pool(namespace=namespace, name=name, spec=spec, created_at=now))
+        elif stored.spec != spec or stored.deleted_at is not None:
+            unit.put_pool(dataclasses.replace(stored, spec=spec, deleted_at=None))
 
 
 def _write_atomically(path: pathlib.Path, value: dict[str, object]) -> None:

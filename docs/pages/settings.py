@@ -10,7 +10,7 @@ import pydantic
 import pydantic_core
 
 from docs.pages import markdown
-from tms_server import settings
+from tms_server import pods, sections, settings
 
 
 def text() -> str:
@@ -18,7 +18,7 @@ def text() -> str:
     opening = (
         "Every setting can be given as a flag (`--api-port`), as a variable (`TMS_API__PORT`) or in the TOML file "
         "(`[api]`, `port`), and flags win over variables, variables over the file. `tms-server --print-config` prints "
-        "what is in force. The tables are generated from `tms_server/settings.py`."
+        "what is in force. The tables are generated from the settings themselves."
     )
     lines = ["# Settings of tms-server", "", opening, "", "## Top level", "", *_table(settings.Settings)]
     for name, section in _sections():
@@ -30,8 +30,12 @@ def _sections() -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
     for name, field in settings.Settings.model_fields.items():
         if _is_section(field.annotation):
             yield f"[{name}]", typing.cast("type[pydantic.BaseModel]", field.annotation)
-    yield "[repositories.NAME]", settings.Repository
-    yield "[repositories.NAME.keys]", settings.Keys
+    yield "[repositories.NAME]", sections.Repository
+    yield "[repositories.NAME.keys]", sections.Keys
+    yield "[pools.NAME]", sections.Pool
+    yield "[kubernetes.profiles.NAME]", pods.Profile
+    yield "[kubernetes.profiles.NAME.cache]", pods.Cache
+    yield "[kubernetes.profiles.NAME.server]", pods.Server
 
 
 def _table(section: type[pydantic.BaseModel]) -> Iterator[str]:
@@ -50,4 +54,4 @@ def _default(field: pydantic.fields.FieldInfo) -> str:
 
 
 def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, settings.Section)
+    return isinstance(annotation, type) and issubclass(annotation, sections.Section)

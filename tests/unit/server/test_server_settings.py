@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tms_server import __main__ as program
-from tms_server import settings
+from tms_server import settings, wiring
 
 
 def parse(*arguments: str) -> settings.Settings:
@@ -20,7 +20,7 @@ def test_nothing_has_to_be_said(monkeypatch: pytest.MonkeyPatch, tmp_path: pathl
     assert found.data_dir == tmp_path / "tms"
     assert found.database == f"sqlite:///{tmp_path}/tms/tms.db"
     assert (found.api.address, found.api.port, found.metrics.port) == ("127.0.0.1", 30345, 30346)
-    assert (found.default_pool.command, found.default_pool.max_workers) == ("tms-worker", 4)
+    assert (found.backend, found.default_pool.max_workers) == ("processes", 4)
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(
@@ -118,3 +118,39 @@ def test_wrong_settings_end_the_program_with_the_key(
         program.main()
     assert ended.value.code == 2
     assert "api.port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('backend = "kubernetes"\n', "kubernetes.worker_image"),
+        ('backend = "pods"\n', "backend"),
+        ("[tls]\nmanaged = true\n", "tls.managed"),
+        ("[kubernetes]\nstrict = true\n", "watch_nodes"),
+        ("[kubernetes.profiles.Big]\n", "kubernetes.profiles"),
+        ('[kubernetes.profiles.big.cache]\nkind = "claim"\n', "claim"),
+        ('[kubernetes.profiles.big.cache]\nkind = "host_path"\npath = "cache"\n', "path"),
+        ("[kubernetes.profiles.big]\nnode_selectors = {}\n", "kubernetes.profiles.big.node_selectors"),
+        ("[pools.big]\nmax_workers = 0\n", "pools.big.max_workers"),
+    ],
+)
+def test_what_cannot_be_meant_of_kubernetes_names_the_key(tmp_path: pathlib.Path, text: str, named: str) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text(text)
+    with pytest.raises(settings.SettingsError, match=named.replace(".", r"\.")):
+        parse("--config", str(file))
+
+
+def test_pools_are_declared_by_namespace_and_name(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text(
+        'backend = "kubernetes"\nkubernetes = {worker_image = "w", sidecar_image = "s"}\n'
+        '[pools."vision/big"]\nprofile = "gpu"\ngpus = 1\n[pools.small]\nimage = "triton:1"\n'
+    )
+    kept = wiring.pools(parse("--config", str(file)))
+    assert {f"{namespace}/{name}": spec.worker.profile for (namespace, name), spec in kept.items()} == {
+        "vision/big": "gpu",
+        "default/small": "",
+        "default/default": "",
+    }
+    assert {spec.worker.command for spec in kept.values()} == {""}

@@ -41,6 +41,9 @@ SIDECAR_COMMAND = (
 )
 
 
+DEFAULT_COMMAND = "tms-worker"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """Pauses before a dead process is started anew; a run of `stable` starts the count again."""
@@ -87,8 +90,10 @@ class Options:
     installation_id: ids.InstallationId
     server: str
     """HOST:PORT that sidecars dial."""
-    commands: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: {"tms-worker": WORKER_COMMAND})
-    default_command: str = "tms-worker"
+    commands: Mapping[str, tuple[str, ...]] = dataclasses.field(
+        default_factory=lambda: {DEFAULT_COMMAND: WORKER_COMMAND}
+    )
+    default_command: str = DEFAULT_COMMAND
     sidecar_command: tuple[str, ...] = SIDECAR_COMMAND
     sidecar_tls: SidecarTls | None = None
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,183 @@
+"""The sections of the settings: what an administrator decides about each part of the server.
+
+Every setting has a default. Decides which combinations make sense; reads nothing.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+
+class Section(pydantic.BaseModel):
+    """A part of the tree."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Api(Section):
+    """The gRPC listener."""
+
+    address: str = Field(default="127.0.0.1", description="address that the gRPC API listens on")
+    port: int = Field(default=30345, ge=0, le=65535, description="its port; 0 takes a free one")
+    stop_grace_s: float = Field(
+        default=5.0, ge=0, le=600, description="seconds that calls in flight have when the server stops"
+    )
+    allow_plain: bool = Field(
+        default=False,
+        description="listen without TLS beyond this machine, although tokens and models then travel in the clear",
+    )
+    dial_host: str = Field(
+        default="", description="host that sidecars dial; empty: the address, or 127.0.0.1 where it is all"
+    )
+
+
+class MetricsListener(Section):
+    """The HTTP listener for Prometheus."""
+
+    enabled: bool = Field(default=True, description="serve Prometheus metrics")
+    address: str = Field(default="127.0.0.1", description="address that the metrics listen on")
+    port: int = Field(default=30346, ge=0, le=65535, description="its port; 0 takes a free one")
+
+
+class Tls(Section):
+    """TLS of both listeners; mutual with `client_ca`."""
+
+    managed: bool = Field(
+        default=False, description="make a CA and certificates, keep them in Kubernetes and renew them; no files needed"
+    )
+    certificate: pathlib.Path | None = Field(default=None, description="PEM file of the server's certificate chain")
+    key: pathlib.Path | None = Field(default=None, description="PEM file of its key")
+    ca: pathlib.Path | None = Field(
+        default=None, description="PEM file of the CA that signed it, given to the sidecars"
+    )
+    client_ca: pathlib.Path | None = Field(
+        default=None, description="PEM file of the CA that every client must be signed by"
+    )
+    sidecar_certificate: pathlib.Path | None = Field(
+        default=None, description="PEM file that sidecars show, for mutual TLS"
+    )
+    sidecar_key: pathlib.Path | None = Field(default=None, description="PEM file of its key")
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Tls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or none")
+        if self.certificate is not None and self.ca is None:
+            raise ValueError("ca is needed with certificate: sidecars check the server against it")
+        if self.client_ca is not None and (self.sidecar_certificate is None or self.sidecar_key is None):
+            raise ValueError("sidecar_certificate and sidecar_key are needed with client_ca")
+        if self.certificate is None and self.client_ca is not None:
+            raise ValueError("client_ca needs certificate and key")
+        if self.managed and self.certificate is not None:
+            raise ValueError("managed and certificate exclude each other: give files, or let the server make them")
+        return self
+
+
+class Workers(Section):
+    """Workers as local processes."""
+
+    commands: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="allow-list of further commands: name and argument template"
+    )
+    memory_bytes: int = Field(
+        default=4 * 2**30, gt=0, description="bytes that models may book on a worker that asks for none"
+    )
+    margin_bytes: int = Field(default=0, ge=0, description="bytes kept free of models on each worker")
+    gpus: tuple[str, ...] = Field(default=(), description="uuids of the devices that workers may hold")
+    stop_grace_s: float = Field(
+        default=30.0, gt=0, le=3600, description="seconds between SIGTERM and SIGKILL of a worker"
+    )
+
+
+class Pool(Section):
+    """A pool that the server keeps: made at start, brought to what is said here; NAMESPACE/NAME, or NAME alone."""
+
+    command: str = Field(default="", description="name of the command that its workers run, as local processes")
+    image: str = Field(default="", description="image that its workers run; empty: kubernetes.worker_image")
+    profile: str = Field(default="", description="pod shape of its workers; empty: default")
+    cpu_milli: int = Field(default=0, ge=0, description="thousandths of a processor of a worker")
+    min_workers: int = Field(default=0, ge=0, le=10_000, description="workers kept even when empty")
+    max_workers: int = Field(default=4, ge=1, le=10_000, description="most workers")
+    memory_bytes: int = Field(
+        default=0, ge=0, description="bytes that models may book on a worker; 0: workers.memory_bytes"
+    )
+    gpus: int = Field(default=0, ge=0, description="whole devices of a worker")
+    idle_worker_linger_s: float = Field(default=0.0, ge=0, description="seconds that an empty worker is kept")
+
+
+class DefaultPool(Pool):
+    """The pool "default" of the namespace "default"."""
+
+    enabled: bool = Field(default=True, description="keep the pool: made at start, brought to what is said here")
+
+
+class LeaseTimes(Section):
+    """Times of a lease that does not say its own."""
+
+    hold_s: float = Field(default=600.0, ge=0, description="seconds of least life")
+    activity_window_s: float = Field(default=600.0, ge=1, description="seconds for which an inference keeps a lease")
+    pending_timeout_s: float = Field(default=3600.0, gt=0, description="seconds that a lease may wait to become ACTIVE")
+    max_lifetime_s: float = Field(default=0.0, ge=0, description="seconds of longest life; 0: no limit")
+
+
+class Keys(Section):
+    """Credentials of an S3 repository, each as a value, a variable's name or a file."""
+
+    access_key_id: pydantic.SecretStr = Field(default=pydantic.SecretStr(""), description="the id itself")
+    secret_access_key: pydantic.SecretStr = Field(default=pydantic.SecretStr(""), description="the secret itself")
+    session_token: pydantic.SecretStr = Field(default=pydantic.SecretStr(""), description="the session token itself")
+    source: Literal["anonymous", "static", "environment", "files"] = Field(
+        default="anonymous", description="where keys are"
+    )
+    directory: pathlib.Path | None = Field(
+        default=None, description="folder of files named as these keys, for source files"
+    )
+
+
+class Repository(Section):
+    """A place that models come from: a folder, or a bucket."""
+
+    path: pathlib.Path | None = Field(default=None, description="folder that holds models")
+    bucket: str = Field(default="", description="name of an S3 bucket")
+    prefix: str = Field(default="", description="what its models lie below")
+    endpoint_url: str = Field(default="", description="endpoint of the store; empty: AWS")
+    region: str = Field(default="us-east-1", description="region of the bucket")
+    path_style: bool = Field(default=False, description="address the bucket in the path")
+    keys: Keys = Field(default=Keys(), description="credentials")
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> Repository:
+        if (self.path is None) == (not self.bucket):
+            raise ValueError("give either path or bucket")
+        if self.keys.source == "files" and self.keys.directory is None:
+            raise ValueError("keys.directory is needed where keys.source is files")
+        return self
+
+
+class Timing(Section):
+    """Times of the server itself."""
+
+    report_interval_s: float = Field(default=1.0, ge=0.05, le=60, description="seconds between reports of a sidecar")
+    lost_after_s: float = Field(
+        default=10.0, ge=0.1, description="seconds after which a sidecar that is gone has lost its worker"
+    )
+    heartbeat_s: float = Field(default=2.0, ge=0.1, le=60, description="seconds between marks of life in the database")
+    resolve_bound_s: float = Field(
+        default=3.0, gt=0, le=60, description="seconds that Create waits for a model repository"
+    )
+    lead_ttl_s: float = Field(
+        default=10.0, ge=1, le=300, description="seconds after which another server takes over from one that is gone"
+    )
+    retention_days: float = Field(default=30.0, gt=0, description="days that ended leases and their history are kept")
+
+
+class Log(Section):
+    """Logs, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is written"
+    )

@@ -1,0 +1,125 @@
+"""From the settings to what each part is made with. Translates; builds nothing and opens nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+
+import structlog
+
+from tms_server import sections
+from tms_server import settings as settings_module
+from tms_server.api import server as server_module
+from tms_server.backends.processes import options as process_options_module
+from tms_server.model import ids, lease, pool, resources
+from tms_server.repositories import options as repository_options
+
+log = structlog.get_logger(__name__)
+PoolKey = tuple[ids.Namespace, ids.PoolName]
+
+
+def pools(settings: settings_module.Settings) -> Mapping[PoolKey, pool.PoolSpec]:
+    """The pools that the administrator declared, the default one included where it is kept."""
+    declared = {_pool_key(key): each for key, each in settings.pools.items()}
+    if settings.default_pool.enabled:
+        declared[ids.DEFAULT_NAMESPACE, ids.DEFAULT_POOL] = settings.default_pool
+    return {key: _pool(each, settings) for key, each in declared.items()}
+
+
+def times(settings: settings_module.Settings) -> lease.Times:
+    """The times of a lease that does not say its own."""
+    chosen = settings.lease_times
+    return lease.Times(
+        hold=dt.timedelta(seconds=chosen.hold_s),
+        activity_window=dt.timedelta(seconds=chosen.activity_window_s),
+        max_lifetime=dt.timedelta(seconds=chosen.max_lifetime_s) if chosen.max_lifetime_s else None,
+        pending_timeout=dt.timedelta(seconds=chosen.pending_timeout_s),
+    )
+
+
+def tls(settings: settings_module.Settings) -> server_module.Tls | None:
+    """Files of the API's certificate; None without."""
+    chosen = settings.tls
+    if chosen.certificate is None or chosen.key is None:
+        return None
+    return server_module.Tls(certificate=chosen.certificate, key=chosen.key, client_ca=chosen.client_ca)
+
+
+def process_options(
+    settings: settings_module.Settings, installation: ids.InstallationId, dial: str
+) -> process_options_module.Options:
+    """What the backend of local processes is made with; sidecars dial the given HOST:PORT."""
+    chosen, files = settings.workers, settings.tls
+    sidecar_tls = None
+    if files.ca is not None and files.certificate is not None:
+        sidecar_tls = process_options_module.SidecarTls(
+            ca=files.ca.absolute(), certificate=files.sidecar_certificate, key=files.sidecar_key
+        )
+    return process_options_module.Options(
+        data_dir=settings.data_dir,
+        installation_id=installation,
+        server=dial,
+        commands={process_options_module.DEFAULT_COMMAND: process_options_module.WORKER_COMMAND, **chosen.commands},
+        sidecar_tls=sidecar_tls,
+        default_memory_bytes=chosen.memory_bytes,
+        margin_bytes=chosen.margin_bytes,
+        gpus=chosen.gpus,
+        stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
+        stop_at_exit=settings.stop_workers_at_exit,
+    )
+
+
+def repository(name: str, chosen: sections.Repository) -> repository_options.Repository:
+    """One model repository."""
+    if chosen.path is not None:
+        if not chosen.path.expanduser().is_dir():
+            # Not refused: what a mount brings may come later, and leases that run must not wait for it.
+            log.warning("repository.missing", setting=f"repositories.{name}.path", path=str(chosen.path))
+        return repository_options.FileRepository(name=name, root=chosen.path.expanduser().absolute())
+    return repository_options.S3Repository(
+        name=name,
+        bucket=chosen.bucket,
+        prefix=chosen.prefix,
+        endpoint_url=chosen.endpoint_url,
+        region=chosen.region,
+        path_style=chosen.path_style,
+        credentials=_credentials(chosen.keys),
+    )
+
+
+def _credentials(keys: sections.Keys) -> repository_options.Credentials:
+    if keys.source == "environment":
+        return repository_options.EnvironmentCredentials()
+    if keys.source == "files" and keys.directory is not None:
+        token = keys.directory / "session_token"
+        return repository_options.FileCredentials(
+            access_key_id=keys.directory / "access_key_id",
+            secret_access_key=keys.directory / "secret_access_key",
+            session_token=token if token.exists() else None,
+        )
+    secrets_ = (keys.access_key_id, keys.secret_access_key, keys.session_token)
+    return repository_options.StaticCredentials(
+        repository_options.Keys(*(each.get_secret_value() for each in secrets_))
+    )
+
+
+def _pool_key(text: str) -> PoolKey:
+    namespace, slash, name = text.rpartition("/")
+    return ids.Namespace(namespace if slash else ids.DEFAULT_NAMESPACE), ids.PoolName(name)
+
+
+def _pool(chosen: sections.Pool, settings: settings_module.Settings) -> pool.PoolSpec:
+    in_pods = settings.backend == "kubernetes"
+    return pool.PoolSpec(
+        worker=resources.WorkerSpec(
+            command="" if in_pods else chosen.command or process_options_module.DEFAULT_COMMAND,
+            image=chosen.image,
+            resources=resources.Resources(
+                gpus=chosen.gpus, cpu_milli=chosen.cpu_milli, memory_bytes=chosen.memory_bytes
+            ),
+            profile=chosen.profile,
+        ),
+        min_workers=chosen.min_workers,
+        max_workers=chosen.max_workers,
+        idle_worker_linger=dt.timedelta(seconds=chosen.idle_worker_linger_s),
+    )
