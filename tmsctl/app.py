@@ -9,7 +9,7 @@ import typing
 import typer
 
 from tmsctl import errors, late, options
-from tmsctl.commands import lease, name, pool, run, target, worker
+from tmsctl.commands import allowlist, connect, lease, name, pool, run, target, worker
 
 _CODES = "\n".join(f"  {code.value:<4} {meaning}" for code, meaning in errors.MEANINGS.items())
 
@@ -37,9 +37,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 120},
 )
 lease.app.add_typer(name.app, name="name")
+lease.app.command("connect")(connect.connect)
 app.add_typer(lease.app, name="lease")
 app.add_typer(pool.app, name="pool")
 app.add_typer(worker.app, name="worker")
+app.add_typer(allowlist.app, name="allowlist")
 app.add_typer(target.app, name="target")
 app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
 

@@ -58,6 +58,7 @@ class Client:
         self.leases = lease_pb2_grpc.LeasesStub(self._channel)
         self.names = lease_pb2_grpc.LeaseNamesStub(self._channel)
         self.pools = pool_pb2_grpc.PoolsStub(self._channel)
+        self.images = pool_pb2_grpc.ImagesStub(self._channel)
         self.workers = pool_pb2_grpc.WorkersStub(self._channel)
 
     def __enter__(self) -> Self:

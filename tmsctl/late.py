@@ -8,7 +8,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
-    from tmsctl import client, config, follow, leasefile, progress, render, requests, running, values
+    from tmsctl import client, config, follow, leasefile, progress, render, requests, running, scaling, tunnel, values
 
     __all__ = [
         "client",
@@ -22,6 +22,8 @@ if typing.TYPE_CHECKING:
         "render",
         "requests",
         "running",
+        "scaling",
+        "tunnel",
         "values",
     ]
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from protos.tms.v1 import common_pb2, lease_pb2
-from tmsctl import errors, values
+from tmsctl import errors, scaling, values
 
 LARGEST_BYTES = 2**20
 
@@ -34,10 +34,12 @@ TOP_KEYS = (
     "autoscaling",
 )
 MODEL_KEYS = ("name", "uri", "framework", "bytes", "config")
-DEDICATED_KEYS = ("command", "image", "gpus", "cpus", "memory", "replicas")
+DEDICATED_KEYS = ("command", "image", "profile", "gpus", "cpus", "memory", "replicas")
 TIMES_KEYS = ("hold", "window", "max_lifetime", "pending_timeout", "renewal")
 SHARING_KEYS = ("share_with", "not_with", "exclusive")
-AUTOSCALING_KEYS = ("min_replicas", "max_replicas")
+AUTOSCALING_KEYS = ("min_replicas", "max_replicas", "metrics", "behavior")
+METRIC_KEYS = ("kind", "target", "quantile")
+BEHAVIOR_KEYS = ("up_window", "down_window", "max_step_up", "max_step_down", "period")
 RENEWALS: Mapping[str, lease_pb2.Renewal.ValueType] = {
     "on_activity": lease_pb2.RENEWAL_ON_ACTIVITY,
     "keepalive": lease_pb2.RENEWAL_KEEPALIVE,
@@ -96,9 +98,7 @@ def parse(text: str, directory: pathlib.Path) -> lease_pb2.CreateLeaseRequest:
     if "sharing" in top:
         request.sharing.CopyFrom(_sharing(top.section("sharing", SHARING_KEYS)))
     if "autoscaling" in top:
-        section = top.section("autoscaling", AUTOSCALING_KEYS)
-        request.autoscaling.min_replicas = section.integer("min_replicas")
-        request.autoscaling.max_replicas = section.integer("max_replicas")
+        request.autoscaling.CopyFrom(_autoscaling(top.section("autoscaling", AUTOSCALING_KEYS)))
     return request
 
 
@@ -128,7 +128,7 @@ def _dedicated(section: _Section) -> lease_pb2.DedicatedPlacement:
     reserved = common_pb2.Resources(
         gpus=section.integer("gpus"), cpu_milli=section.cpus("cpus"), memory_bytes=section.size("memory")
     )
-    worker = common_pb2.WorkerSpec(resources=reserved)
+    worker = common_pb2.WorkerSpec(resources=reserved, profile=section.text("profile"))
     if "command" in section:
         worker.command = section.text("command")
     if "image" in section:
@@ -151,6 +151,32 @@ def _times(section: _Section) -> lease_pb2.LeaseTimes:
     return times
 
 
+def _autoscaling(section: _Section) -> lease_pb2.Autoscaling:
+    grows = lease_pb2.Autoscaling(
+        min_replicas=section.integer("min_replicas"), max_replicas=section.integer("max_replicas")
+    )
+    grows.metrics.extend(_metric(each) for each in section.sections("metrics", METRIC_KEYS))
+    if "behavior" in section:
+        behavior = section.section("behavior", BEHAVIOR_KEYS)
+        grows.behavior.max_step_up = behavior.integer("max_step_up")
+        grows.behavior.max_step_down = behavior.integer("max_step_down")
+        for key, span in (
+            ("up_window", grows.behavior.scale_up_window),
+            ("down_window", grows.behavior.scale_down_window),
+            ("period", grows.behavior.period),
+        ):
+            if key in behavior:
+                span.FromTimedelta(behavior.duration(key))
+    return grows
+
+
+def _metric(section: _Section) -> lease_pb2.ScalingMetric:
+    try:
+        return scaling.metric(section.text("kind"), section.word("target"), section.text("quantile"))
+    except ValueError as problem:
+        raise _wrong(section.where, str(problem)) from None
+
+
 def _sharing(section: _Section) -> lease_pb2.Sharing:
     return lease_pb2.Sharing(
         share_with=section.texts("share_with"),
@@ -163,7 +189,7 @@ class _Section:
     """A mapping of the file; knows where it stands, what it may hold, and answers values of the right type."""
 
     def __init__(self, where: str, tree: object, known: tuple[str, ...]) -> None:
-        self._where = where
+        self.where = where
         if not isinstance(tree, dict):
             raise _wrong(where or "file", "write a mapping of keys to values")
         for key in tree:
@@ -178,6 +204,13 @@ class _Section:
 
     def text(self, key: str) -> str:
         return self._typed(key, str, "", "write text; put it in quotes if it looks like a number")
+
+    def word(self, key: str) -> str:
+        """Text, or a number as it is written."""
+        given = self._tree.get(key)
+        if isinstance(given, bool) or not isinstance(given, (str, int, float)):
+            raise _wrong(self._path(key), "write a number, or text such as 20ms")
+        return str(given)
 
     def integer(self, key: str) -> int:
         number = self._typed(key, int, 0, "write a whole number")
@@ -238,7 +271,7 @@ class _Section:
             yield _Section(f"{self._path(key)}[{index}]", each, known)
 
     def _path(self, key: str) -> str:
-        return f"{self._where}.{key}" if self._where else key
+        return f"{self.where}.{key}" if self.where else key
 
     def _typed(self, key: str, kind: type[Value], default: Value, remedy: str) -> Value:
         given = self._tree.get(key)

@@ -13,6 +13,7 @@ from tmsctl import completion
 MODELS_PANEL = "What is leased"
 WHERE_PANEL = "Where it runs"
 WORKER_PANEL = "Worker"
+SCALING_PANEL = "How it grows"
 TIMES_PANEL = "How long"
 
 
@@ -41,6 +42,10 @@ class WorkerOptions:
     image: typing.Annotated[str | None, _option(WORKER_PANEL, "--image", metavar="IMAGE", help_="Container image.")] = (
         None
     )
+    profile: typing.Annotated[
+        str | None,
+        _option(WORKER_PANEL, "--profile", metavar="NAME", help_="Pod shape that the administrator offers."),
+    ] = None
     gpus: typing.Annotated[int | None, _option(WORKER_PANEL, "--gpus", metavar="NUMBER", help_="Whole GPUs.")] = None
     cpus: typing.Annotated[
         str | None, _option(WORKER_PANEL, "--cpus", metavar="NUMBER", help_="Processors, such as 2 or 0.5.")
@@ -52,7 +57,7 @@ class WorkerOptions:
     @property
     def describes_worker(self) -> bool:
         """Whether any of them is given."""
-        return any(each is not None for each in (self.command, self.image, self.gpus, self.cpus, self.memory))
+        return any(each is not None for each in vars(self).values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +110,33 @@ class LeaseOptions:
         _option(
             WHERE_PANEL,
             "--dedicated",
-            help_="A worker for this lease alone, as --command, --image, --gpus, --cpus and --memory say.",
+            help_="A worker for this lease alone, as --command, --image, --profile, --gpus, --cpus and --memory say.",
         ),
     ] = False
+    replicas: typing.Annotated[
+        int | None,
+        _option(WHERE_PANEL, "--replicas", metavar="NUMBER", help_="Copies of a dedicated worker. Default: 1."),
+    ] = None
+    min_replicas: typing.Annotated[
+        int | None,
+        _option(SCALING_PANEL, "--min-replicas", metavar="NUMBER", help_="Never fewer. Default: 1."),
+    ] = None
+    max_replicas: typing.Annotated[
+        int | None,
+        _option(
+            SCALING_PANEL, "--max-replicas", metavar="NUMBER", help_="Never more; the lease grows when it is busy."
+        ),
+    ] = None
+    scale_on: typing.Annotated[
+        list[str] | None,
+        _option(
+            SCALING_PANEL,
+            "--scale-on",
+            metavar="KIND=TARGET",
+            help_="in_flight=4, request_rate=50, queue_time=20ms, queue_ratio=0.5, latency=200ms@p95, "
+            "gpu_utilization=80%, model_memory=8GiB. Repeat it. Default: in_flight=4.",
+        ),
+    ] = None
     priority: typing.Annotated[
         int | None,
         _option(

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import duration_pb2, json_format, message, timestamp_pb2
 
 from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
-from tmsctl import options, values
+from tmsctl import options, scaling, values
 
 Row = Sequence[str]
 
@@ -98,6 +98,8 @@ def lease(one: lease_pb2.Lease) -> str:
         ("State", " ".join(filter(None, (state(one), reason(one))))),
         ("Place", _place(one)),
         ("Worker", one.worker_group),
+        ("Replicas", _replicas(one)),
+        ("Grows", _growth(one)),
         ("Created", instant(one.created_at)),
         ("Active", instant(one.active_at)),
         ("Used", instant(one.last_activity_at)),
@@ -166,8 +168,21 @@ def pools(found: Iterable[pool_pb2.Pool]) -> str:
 
 
 def workers(found: Iterable[pool_pb2.Worker]) -> str:
-    headers = ("ID", "STATE", "POOL", "CLASS", "BOOKED", "MEASURED", "CAPACITY", "LEASES", "HTTP", "RESTARTS")
+    headers = ("ID", "STATE", "READY", "POOL", "CLASS", "BOOKED", "MEASURED", "CAPACITY", "LEASES", "HTTP", "RESTARTS")
     return table(headers, map(_worker_row, found))
+
+
+def images(found: Iterable[pool_pb2.ImageRule]) -> str:
+    headers = ("IMAGE", "FROM", "SINCE")
+    rows = [
+        (each.pattern, "settings" if each.from_settings else each.actor, instant(each.created_at)) for each in found
+    ]
+    return table(headers, rows)
+
+
+def replicas(found: Iterable[pool_pb2.Worker]) -> str:
+    headers = ("WORKER", "REPLICA", "STATE", "NODE", "HTTP", "MEASURED", "RESTARTS", "MESSAGE")
+    return table(headers, (_replica_row(worker, each) for worker in found for each in worker.replicas))
 
 
 def instant(at: timestamp_pb2.Timestamp) -> str:
@@ -230,7 +245,7 @@ def _pool_row(pool: pool_pb2.Pool) -> Row:
         f"{pool.workers} of {spec.min_workers} to {spec.max_workers}",
         str(pool.leases),
         values.format_size(pool.booked_bytes),
-        worker.command or worker.image,
+        " ".join(filter(None, (worker.command or worker.image, worker.profile))),
         values.format_size(worker.resources.memory_bytes) if worker.resources.memory_bytes else "",
         str(worker.resources.gpus),
         instant(pool.created_at),
@@ -241,6 +256,7 @@ def _worker_row(worker: pool_pb2.Worker) -> Row:
     return (
         worker.id,
         pool_pb2.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_"),
+        _ready(worker),
         worker.pool or "(dedicated)",
         worker.framework_class,
         values.format_size(worker.booked_bytes),
@@ -250,6 +266,39 @@ def _worker_row(worker: pool_pb2.Worker) -> Row:
         _http(worker.endpoint),
         str(worker.restarts),
     )
+
+
+def _ready(worker: pool_pb2.Worker) -> str:
+    if not worker.wanted_replicas:
+        return ""
+    ready = sum(each.state == pool_pb2.WORKER_STATE_READY for each in worker.replicas)
+    return f"{ready}/{worker.wanted_replicas}"
+
+
+def _replica_row(worker: pool_pb2.Worker, one: pool_pb2.WorkerReplica) -> Row:
+    return (
+        worker.id,
+        one.id,
+        pool_pb2.WorkerState.Name(one.state).removeprefix("WORKER_STATE_"),
+        one.node,
+        _http(one.endpoint),
+        values.format_size(one.measured_bytes) if one.measured_bytes else "",
+        str(one.restarts),
+        " ".join(filter(None, (one.reason, one.message))),
+    )
+
+
+def _replicas(one: lease_pb2.Lease) -> str:
+    many = max(one.wanted_replicas, one.ready_replicas) > 1 or one.HasField("autoscaling")
+    return f"{one.ready_replicas} of {one.wanted_replicas} ready" if many else ""
+
+
+def _growth(one: lease_pb2.Lease) -> str:
+    if not one.HasField("autoscaling"):
+        return ""
+    grows = one.autoscaling
+    after = ", ".join(map(scaling.format_metric, grows.metrics))
+    return f"{grows.min_replicas or 1} to {grows.max_replicas}, after {after}"
 
 
 def _endpoint_facts(endpoint: common_pb2.Endpoint | None) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf import duration_pb2
 
 from protos.tms.v1 import common_pb2, lease_pb2
-from tmsctl import client, errors, leasefile, leaseoptions, values
+from tmsctl import client, errors, leasefile, leaseoptions, scaling, values
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -29,6 +29,7 @@ def build(
     request.labels.update(parsed("--label", options.label or (), values.parse_labels))
     _models(request, options)
     _placement(request, options, worker)
+    _scaling(request, options)
     _times(request, options)
     _sharing(request, options)
     return request
@@ -69,6 +70,8 @@ def describe(worker: common_pb2.WorkerSpec, options: leaseoptions.WorkerOptions)
         worker.command = options.command
     if options.image:
         worker.image = options.image
+    if options.profile is not None:
+        worker.profile = options.profile
     if options.gpus is not None:
         worker.resources.gpus = within_32_bits("--gpus", options.gpus)
     if options.cpus is not None:
@@ -106,11 +109,26 @@ def _placement(
         request.dedicated.SetInParent()
     if request.HasField("dedicated"):
         describe(request.dedicated.worker, worker)
-    elif worker.describes_worker:
-        remedy = "Add --dedicated, or leave --command, --image, --gpus, --cpus and --memory out."
+        if options.replicas is not None:
+            request.dedicated.replicas = within_32_bits("--replicas", options.replicas)
+    elif worker.describes_worker or options.replicas is not None:
+        remedy = "Add --dedicated, or leave --command, --image, --profile, --gpus, --cpus, --memory and --replicas out."
         raise wrong("--dedicated", "only a dedicated worker can be described", remedy)
     else:
         request.pool.SetInParent()
+
+
+def _scaling(request: lease_pb2.CreateLeaseRequest, options: leaseoptions.LeaseOptions) -> None:
+    if options.min_replicas is not None:
+        request.autoscaling.min_replicas = within_32_bits("--min-replicas", options.min_replicas)
+    if options.max_replicas is not None:
+        request.autoscaling.max_replicas = within_32_bits("--max-replicas", options.max_replicas)
+    if options.scale_on:
+        metrics = [parsed("--scale-on", text, scaling.parse_metric) for text in options.scale_on]
+        del request.autoscaling.metrics[:]
+        request.autoscaling.metrics.extend(metrics)
+    if request.HasField("autoscaling") and not request.autoscaling.max_replicas:
+        raise wrong("--max-replicas", "a lease that grows needs a greatest size", "Write --max-replicas NUMBER.")
 
 
 def _times(request: lease_pb2.CreateLeaseRequest, options: leaseoptions.LeaseOptions) -> None:

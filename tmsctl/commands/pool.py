@@ -18,15 +18,18 @@ PoolArgument = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How many workers a pool has."""
+    """How many workers a pool has. None means not given."""
 
     min_workers: Annotated[
-        int, typer.Option("--min-workers", metavar="NUMBER", min=0, help="Kept even when empty.")
-    ] = 0
-    max_workers: Annotated[int, typer.Option("--max-workers", metavar="NUMBER", min=1, help="Never more.")] = 4
+        int | None, typer.Option("--min-workers", metavar="NUMBER", min=0, help="Kept even when empty. Default: 0.")
+    ] = None
+    max_workers: Annotated[
+        int | None, typer.Option("--max-workers", metavar="NUMBER", min=1, help="Never more. Default: 4.")
+    ] = None
     idle_linger: Annotated[
-        str, typer.Option("--idle-linger", metavar="DURATION", help="How long an empty worker is kept.")
-    ] = "0s"
+        str | None,
+        typer.Option("--idle-linger", metavar="DURATION", help="How long an empty worker is kept. Default: 0s."),
+    ] = None
 
 
 @app.command()
@@ -36,14 +39,25 @@ def create(name: PoolArgument, worker: leaseoptions.WorkerOptions, size: Size, c
 
     Example: tmsctl pool create small --command tms-worker --memory 512MiB --max-workers 2
     """
-    requests = late.requests
-    request = late.pool_pb2.CreatePoolRequest(name=name, namespace=common.namespace or "")
-    requests.describe(request.spec.worker, worker)
-    request.spec.min_workers = requests.within_32_bits("--min-workers", size.min_workers)
-    request.spec.max_workers = requests.within_32_bits("--max-workers", size.max_workers)
-    request.spec.idle_worker_linger.CopyFrom(requests.duration("--idle-linger", size.idle_linger))
+    spec = late.pool_pb2.PoolSpec(min_workers=0, max_workers=4)
+    _describe(spec, worker, size)
+    request = late.pool_pb2.CreatePoolRequest(name=name, namespace=common.namespace or "", spec=spec)
     with session.connect(common) as client:
         _show(client.call(client.pools.Create, request), common.output)
+
+
+@app.command()
+@options.grouped
+def update(name: PoolArgument, worker: leaseoptions.WorkerOptions, size: Size, common: options.Common) -> None:
+    """Change what is given, and keep the rest. Workers are brought to it one after the other while leases serve.
+
+    Example: tmsctl pool update small --image registry.example.com/tms-worker:2
+    """
+    scope = {"name": name, "namespace": common.namespace or ""}
+    with session.connect(common) as client:
+        spec = client.call(client.pools.Get, late.pool_pb2.GetPoolRequest(**scope)).spec
+        _describe(spec, worker, size)
+        _show(client.call(client.pools.Update, late.pool_pb2.UpdatePoolRequest(**scope, spec=spec)), common.output)
 
 
 @app.command("list")
@@ -83,6 +97,17 @@ def delete(
         gone = client.once(client.pools.Delete, request)
     render = late.render
     render.out(render.answer(gone, common.output, table=f"{name} is deleted", names=[name]))
+
+
+def _describe(spec: late.pool_pb2.PoolSpec, worker: leaseoptions.WorkerOptions, size: Size) -> None:
+    requests = late.requests
+    requests.describe(spec.worker, worker)
+    if size.min_workers is not None:
+        spec.min_workers = requests.within_32_bits("--min-workers", size.min_workers)
+    if size.max_workers is not None:
+        spec.max_workers = requests.within_32_bits("--max-workers", size.max_workers)
+    if size.idle_linger is not None:
+        spec.idle_worker_linger.CopyFrom(requests.duration("--idle-linger", size.idle_linger))
 
 
 def _show(pool: late.pool_pb2.Pool, output: options.Output) -> None:

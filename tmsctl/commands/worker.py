@@ -30,6 +30,9 @@ def list_(
             show_default=False,
         ),
     ] = "",
+    wide: Annotated[bool, typer.Option("--replicas", help="One line for each replica, with its node and trouble.")] = (
+        False
+    ),
     common: options.Common,
 ) -> None:
     """List workers with what they hold."""
@@ -38,4 +41,5 @@ def list_(
         found = client.call(client.workers.List, request)
     render = late.render
     names = [worker.id for worker in found.workers]
-    render.out(render.answer(found, common.output, table=render.workers(found.workers), names=names))
+    table = render.replicas(found.workers) if wide else render.workers(found.workers)
+    render.out(render.answer(found, common.output, table=table, names=names))

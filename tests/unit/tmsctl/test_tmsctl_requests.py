@@ -48,6 +48,8 @@ def test_the_example_is_read_and_shows_every_key() -> None:
         leasefile.TIMES_KEYS,
         leasefile.SHARING_KEYS,
         leasefile.AUTOSCALING_KEYS,
+        leasefile.METRIC_KEYS,
+        leasefile.BEHAVIOR_KEYS,
     ):
         assert [key for key in keys if f"{key}:" not in shown] == []
 
