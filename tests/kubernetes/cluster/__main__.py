@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -42,6 +43,7 @@ def execute(
     taint: Annotated[list[str] | None, typer.Option(help="KEY[=VALUE]:EFFECT on each worker node.")] = None,
     *,
     instant: Annotated[bool, typer.Option(help="Answer for pods without starting any process.")] = False,
+    bare: Annotated[bool, typer.Option(help="No nodes and no kube-proxy: the API and its controllers only.")] = False,
     hpa_sync_s: Annotated[int, typer.Option(help="Seconds between two looks of the HPA controller.")] = 1,
     node_grace_s: Annotated[int, typer.Option(help="Seconds until a silent node is lost.")] = 10,
     start_limit_s: Annotated[float, typer.Option(help="Seconds that each program may take to be ready.")] = 30,
@@ -60,7 +62,12 @@ def execute(
         instant=instant,
     )
     tuning = programs.Tuning(hpa_sync_s=hpa_sync_s, node_grace_s=node_grace_s)
-    settings = control_plane.Settings(node_values.of(shape), tuning, start_limit_s)
+    settings = control_plane.Settings(
+        node_values.of(shape),
+        bare or not importlib.util.find_spec("tests.kubernetes.cluster.kubelet"),
+        tuning,
+        start_limit_s,
+    )
     if not inside:
         binaries.ensure()
         _enter()

@@ -6,7 +6,6 @@ import asyncio
 import collections.abc
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -24,9 +23,13 @@ _COMMAND_STOP_LIMIT_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What cluster to make. `start_limit_s` bounds how long each program may take to be ready."""
+    """What cluster to make. `start_limit_s` bounds how long each program may take to be ready.
+
+    A bare one has no nodes and no ways to Services: the API server with its controllers, DNS and nothing else.
+    """
 
     nodes: tuple[node_values.Node, ...]
+    bare: bool
     tuning: programs.Tuning
     start_limit_s: float
 
@@ -73,15 +76,25 @@ async def _start(keeper: supervisor.Supervisor, settings: Settings, layout: layo
     plan = programs.Plan(layout, binaries.find(), names, settings.tuning)
     await keeper.start_new(programs.etcd(plan))
     await keeper.start_new(programs.api_server(plan))
-    rest = [programs.controller_manager, programs.scheduler, programs.dns]
-    if importlib.util.find_spec("tests.kubernetes.cluster.kubelet"):
-        rest += [programs.kubelet, programs.proxy]
     try:
         async with asyncio.TaskGroup() as group:
-            for make in rest:
-                group.create_task(keeper.start_new(make(plan)))
+            for ordered in _independent(plan, settings):
+                group.create_task(_start_in_turn(keeper, ordered))
     except* supervisor.StartError as failures:
         raise failures.exceptions[0] from None
+
+
+def _independent(plan: programs.Plan, settings: Settings) -> list[list[programs.Program]]:
+    """What can start side by side once the API server is ready; a way to DNS needs DNS first."""
+    control = [[programs.controller_manager(plan)], [programs.scheduler(plan)]]
+    if settings.bare:
+        return [*control, [programs.dns(plan)]]
+    return [*control, [programs.kubelet(plan)], [programs.dns(plan), programs.proxy(plan)]]
+
+
+async def _start_in_turn(keeper: supervisor.Supervisor, ordered: list[programs.Program]) -> None:
+    for program in ordered:
+        await keeper.start_new(program)
 
 
 async def _run_command(signals: _Signals, layout: layouts.Layout, command: list[str]) -> int:

@@ -22,7 +22,6 @@ _PACKAGES = {"unshare": "util-linux", "setpriv": "util-linux", "ip": "iproute2",
 _ROUTES = f"""\
 link set lo up
 addr add {layout.HOST_ADDRESS}/32 dev lo
-addr add {layout.DNS_ADDRESS}/32 dev lo
 route add local {layout.POD_RANGE} dev lo
 route add default dev lo src {layout.HOST_ADDRESS}
 """

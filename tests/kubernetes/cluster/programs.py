@@ -11,6 +11,7 @@ import typing
 
 import aiohttp
 
+from tests.kubernetes.cluster import dns_service
 from tests.kubernetes.cluster import layout as layouts
 
 Ready = collections.abc.Callable[[aiohttp.ClientSession], collections.abc.Awaitable[bool]]
@@ -109,7 +110,10 @@ def scheduler(plan: Plan) -> Program:
 
 
 def proxy(plan: Plan) -> Program:
-    """kube-proxy. Ready once an address of a Service leads to the API server, which is its whole work."""
+    """kube-proxy. Ready once a Service's name leads to the API server, through the Services of both.
+
+    The address comes first: a question that is asked before there is a way to the name server costs five seconds.
+    """
     configuration = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -125,15 +129,17 @@ def proxy(plan: Plan) -> Program:
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
     flags: dict[str, object] = {"config": _write(plan.layout, "proxy.json", configuration)}
-    ready = _answers(f"https://{layouts.KUBERNETES_ADDRESS}/readyz")
-    return Program("kube-proxy", plan.command("kube-proxy", flags), ready)
+    urls = [
+        f"https://{host}/readyz" for host in (layouts.KUBERNETES_ADDRESS, f"kubernetes.default.svc.{layouts.DOMAIN}")
+    ]
+    return Program("kube-proxy", plan.command("kube-proxy", flags), _answers(*urls))
 
 
 def dns(plan: Plan) -> Program:
-    """CoreDNS, on an address of the host: through kube-proxy the kernel loses one of two questions asked at once."""
+    """CoreDNS, on the host's address and behind a Service, since kube-proxy refuses what is no Service's address."""
     corefile = f"""\
 .:53 {{
-    bind {layouts.DNS_ADDRESS}
+    bind {layouts.HOST_ADDRESS}
     errors
     ready 127.0.0.1:8181
     kubernetes {layouts.DOMAIN} in-addr.arpa {{
@@ -144,7 +150,7 @@ def dns(plan: Plan) -> Program:
 """
     path = plan.layout.configuration("Corefile")
     path.write_text(corefile)
-    return Program("coredns", plan.command("coredns", {"conf": path}), _answers("http://127.0.0.1:8181/ready"))
+    return Program("coredns", plan.command("coredns", {"conf": path}), _dns_ready)
 
 
 def kubelet(plan: Plan) -> Program:
@@ -239,18 +245,32 @@ def _flag(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _answers(url: str) -> Ready:
+def _answers(*urls: str) -> Ready:
     async def ready(session: aiohttp.ClientSession) -> bool:
-        async with session.get(url) as response:
-            return response.status == 200
+        for url in urls:
+            async with session.get(url) as response:
+                if response.status != 200:
+                    return False
+        return True
 
     return ready
 
 
-async def _controllers_ready(session: aiohttp.ClientSession) -> bool:
-    """A pod can be made in the default namespace only once its service account is there."""
-    account = f"{layouts.API_URL}/api/v1/namespaces/default/serviceaccounts/default"
-    return await _answers("https://127.0.0.1:10257/healthz")(session) and await _answers(account)(session)
+# A pod can be made in the default namespace only once its service account is there.
+_controllers_ready = _answers(
+    "https://127.0.0.1:10257/healthz", f"{layouts.API_URL}/api/v1/namespaces/default/serviceaccounts/default"
+)
+
+
+async def _dns_ready(session: aiohttp.ClientSession) -> bool:
+    """Also puts the Service in front, for which it has to be asked until the namespace kube-system is there."""
+    for kind, manifest in dns_service.MANIFESTS:
+        url = f"{layouts.API_URL}/{kind}/{manifest['metadata']['name']}?fieldManager=test-cluster"
+        headers = {"Content-Type": "application/apply-patch+yaml"}
+        async with session.patch(url, json=manifest, headers=headers) as response:
+            if not response.ok:
+                return False
+    return await _answers("http://127.0.0.1:8181/ready")(session)
 
 
 def _nodes_ready(names: frozenset[str]) -> Ready:
