@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import pathlib
 import socket
+import ssl
 
 from tests.kubernetes.cluster import layout as layouts
 
 VARIABLE = "TMS_CLUSTER"
 API_SERVER = "kube-apiserver"
 _ORDER_LIMIT_S = 90.0
+_GET_LIMIT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the API server answered."""
+
+    status: int
+    body: bytes
 
 
 class OrderError(Exception):
@@ -56,6 +69,17 @@ class Cluster:
         """The bearer token of one of the users of `layout.TOKENS`."""
         return next(token for token, (name, _) in layouts.TOKENS.items() if name == user)
 
+    def get(self, path: str, token: str) -> Answer:
+        """Asks the API server as the bearer of `token`, without any client library between."""
+        context = ssl.create_default_context(cafile=str(self.ca_certificate))
+        connection = http.client.HTTPSConnection(
+            layouts.HOST_ADDRESS, layouts.API_PORT, context=context, timeout=_GET_LIMIT_S
+        )
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+
     def stop(self, program: str) -> None:
         """Kills a program (kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, coredns, etcd, kubelet)."""
         self._order("stop", program)
@@ -73,6 +97,15 @@ class Cluster:
     def restart_api_server(self) -> None:
         self.stop_api_server()
         self.start_api_server()
+
+    @contextlib.contextmanager
+    def without(self, program: str) -> collections.abc.Iterator[None]:
+        """Stops a program for the time of a block."""
+        self.stop(program)
+        try:
+            yield
+        finally:
+            self.start(program)
 
     def _order(self, action: str, program: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
