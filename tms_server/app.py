@@ -147,6 +147,7 @@ class App:
             metrics=self._metrics,
             changed=signal.Signal(),
             resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
+            lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),
         )
         use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
         async with asyncio.TaskGroup() as tasks:
@@ -213,6 +214,7 @@ class _Loops:
         self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
         digest = reports.Reports(
             store=work.store,
+            backend=work.backend,
             clock=work.clock,
             live=work.live,
             metrics=work.metrics,

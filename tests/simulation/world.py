@@ -131,7 +131,7 @@ class World:
         """One pass of the expirer; answers whom it ended."""
         ended = []
         for held in [each for each in self.leases.values() if each.state.living]:
-            found = expiry.verdict(held, self.evidence(held.id), self.now)
+            found = expiry.verdict(held, [self.evidence(held.id)], self.now)
             if isinstance(found, expiry.End):
                 self.end(held.id, found.end.state, found.end.reason, found.end.message)
                 ended.append(held.id)
@@ -177,7 +177,8 @@ class World:
 
     def _progress(self, booked: group.Assignment, found: group.GroupReport) -> None:
         held = self.leases[booked.lease_id]
-        seen = progress.of(held, booked, self.endpoints[desired.lease_owner(held.id)], found)
+        reachable = self.endpoints[desired.lease_owner(held.id)] in found.endpoints
+        seen = progress.of(held, booked, found, reachable=reachable)
         if held.state is lease.LeaseState.ACTIVE:
             self._heal(held, seen)
         elif isinstance(seen, progress.Ready):

@@ -75,7 +75,12 @@ class World:
         self.fleet = fleet.Fleet(fleet_parts, self.changed.notify)
         self.expire = expirer.Expirer(self.store, self.clock, self.live, self.metrics)
         self.digest = reports.Reports(
-            store=self.store, clock=self.clock, live=self.live, metrics=self.metrics, lost_after=LOST_AFTER
+            store=self.store,
+            backend=self.backend,
+            clock=self.clock,
+            live=self.live,
+            metrics=self.metrics,
+            lost_after=LOST_AFTER,
         )
         self.beat = heartbeat.Heartbeat(self.store, self.clock, self.live)
         self.sweep = janitor.Janitor(store=self.store, backend=self.backend, clock=self.clock, live=self.live)

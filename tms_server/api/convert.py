@@ -98,6 +98,8 @@ def lease_message(view: views.LeaseView) -> lease_pb2.Lease:
         last_activity_at=fields.timestamp(shown.last_activity_at),
         expires=deadline(view),
         end=_end(shown.end),
+        wanted_replicas=view.wanted_replicas,
+        ready_replicas=view.ready_replicas,
     )
     if isinstance(shown.spec.placement, lease.InPool):
         made.pool.pool = shown.spec.placement.pool

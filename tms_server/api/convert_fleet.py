@@ -13,7 +13,7 @@ from tms_server.services import agents, pools, workers
 
 WORKER_STATES = {state: pool_pb2.WorkerState.Value(f"WORKER_STATE_{state}") for state in workers.WorkerState}
 MAX_WORKERS_DEFAULT = 4
-MODELS_MAX, ENDPOINTS_MAX, FILES_MAX = 4096, 4096, 100_000
+MODELS_MAX, ENDPOINTS_MAX, FILES_MAX, BUCKETS_MAX = 4096, 4096, 100_000, 256
 
 
 def pool_spec(message: pool_pb2.PoolSpec) -> pool.PoolSpec:
@@ -60,7 +60,7 @@ def worker_message(view: workers.WorkerView) -> pool_pb2.Worker:
         framework_class=view.stored.framework_class or "",
         capacity_bytes=view.stored.capacity_bytes,
         booked_bytes=view.booked_bytes,
-        measured_bytes=view.report.used_bytes if view.report is not None else 0,
+        measured_bytes=view.measured_bytes,
         lease_ids=view.lease_ids,
         endpoint=fields.endpoint_message(view.endpoint),
         generation=view.stored.generation,
@@ -68,6 +68,22 @@ def worker_message(view: workers.WorkerView) -> pool_pb2.Worker:
         last_report_at=fields.timestamp(view.last_report_at),
         restarts=view.restarts,
         models=map(fields.model_status, view.models),
+        replicas=map(_replica_message, view.replicas),
+        wanted_replicas=view.wanted_replicas,
+    )
+
+
+def _replica_message(view: workers.ReplicaView) -> pool_pb2.WorkerReplica:
+    return pool_pb2.WorkerReplica(
+        id=view.id,
+        state=WORKER_STATES[view.state],
+        node=view.seen.node if view.seen is not None else "",
+        endpoint=fields.endpoint_message(view.endpoint),
+        restarts=view.seen.restarts if view.seen is not None else 0,
+        reason=view.trouble.reason if view.trouble is not None else "",
+        message=view.trouble.message if view.trouble is not None else "",
+        last_report_at=fields.timestamp(view.report.received_at if view.report is not None else None),
+        measured_bytes=view.report.used_bytes if view.report is not None else 0,
     )
 
 
@@ -92,7 +108,8 @@ def report(message: agent_pb2.Report, session: agents.Session, received_at: dt.d
     if len(message.models) > MODELS_MAX or len(message.endpoints) > ENDPOINTS_MAX:
         raise errors.InvalidField("report", f"give at most {MODELS_MAX} models and {ENDPOINTS_MAX} endpoints")
     return group.GroupReport(
-        group_id=session.group_id,
+        group_id=session.worker.group_id,
+        replica=session.worker.replica,
         incarnation=session.incarnation,
         epoch=message.epoch,
         generation=message.generation,
@@ -107,6 +124,11 @@ def report(message: agent_pb2.Report, session: agents.Session, received_at: dt.d
         cache_bytes=message.memory.cache_bytes,
         server_restarts=message.server_restarts,
         sampled_at=min(fields.instant("report.at", message.at), received_at) if message.HasField("at") else None,
+        worker_trouble=message.worker_trouble,
+        in_flight_known=message.in_flight_known,
+        gpu_utilization_permille=(
+            message.gpu_utilization_permille if message.HasField("gpu_utilization_permille") else None
+        ),
     )
 
 
@@ -143,6 +165,8 @@ def _reported(path: str, message: agent_pb2.ReportedModel) -> group.ModelReport:
         raise errors.InvalidField(f"{path}.state", "give a state of a model")
     if len(message.files) > FILES_MAX:
         raise errors.InvalidField(f"{path}.files", f"give at most {FILES_MAX} files")
+    if len(message.latency) > BUCKETS_MAX:
+        raise errors.InvalidField(f"{path}.latency", f"give at most {BUCKETS_MAX} buckets")
     used = message.HasField("last_inference")
     return group.ModelReport(
         name=message.name,
@@ -166,4 +190,7 @@ def _reported(path: str, message: agent_pb2.ReportedModel) -> group.ModelReport:
             for file in message.files
         ),
         retryable=message.retryable,
+        request_count=message.request_count,
+        failure_count=message.failure_count,
+        latency=tuple(group.LatencyBucket(each.upper_us, each.count) for each in message.latency),
     )

@@ -19,6 +19,7 @@ from tms_server.services import agents, pools, workers
 log = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 WORKER_ID = "tms-worker-id"
+REPLICA_ID = "tms-replica-id"
 AUTHORIZATION = "authorization"
 BEARER = "Bearer "
 
@@ -75,7 +76,8 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         token = callers.metadata(context, AUTHORIZATION)
         if not token.startswith(BEARER):
             raise errors.Unauthenticated(f"send the metadata {AUTHORIZATION}: {BEARER}<token of the worker>")
-        session = await self._hub.connect(callers.metadata(context, WORKER_ID), token.removeprefix(BEARER))
+        worker, replica = callers.metadata(context, WORKER_ID), callers.metadata(context, REPLICA_ID)
+        session = await self._hub.connect(worker, replica, token.removeprefix(BEARER))
         listening = asyncio.create_task(self._listen(session, request_iterator))
         try:
             async for state in session.desired():
@@ -93,7 +95,7 @@ class AgentsServicer(agent_pb2_grpc.AgentsServicer):
         except errors.TmsError as error:
             session.close(error)
         except Exception as error:
-            log.warning("sidecar.stream_broke", group=session.group_id, exc_info=error)
+            log.warning("sidecar.stream_broke", group=session.worker.group_id, exc_info=error)
             session.close(errors.Unavailable("the stream broke"))
 
     def _take(self, session: agents.Session, message: agent_pb2.AgentMessage) -> None:

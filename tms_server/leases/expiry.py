@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Collection
 
 from tms_server.model import errors, lease
 
@@ -44,10 +45,10 @@ Verdict = Keep | WaitForProof | End
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of the use of a lease's models.
+    """What one worker proves of the use of a lease's models.
 
-    `sampled_at` is up to when the last report of its worker speaks of use, None if there never was one;
-    `worker_gone_since` is set while the worker is not connected. With several workers, give the weakest of all.
+    `sampled_at` is up to when its last report speaks of use, None if there never was one; `worker_gone_since` is set
+    while the worker is not connected.
     """
 
     sampled_at: dt.datetime | None = None
@@ -84,8 +85,11 @@ def pending_deadline(waiting: lease.Lease) -> dt.datetime | None:
     return waiting.created_at + waiting.spec.times.pending_timeout + waiting.credit
 
 
-def verdict(held: lease.Lease, evidence: Evidence, now: dt.datetime) -> Verdict:
-    """Says whether the lease ends now, may not end yet, or lacks the proof. Apply `activity.observe` before asking."""
+def verdict(held: lease.Lease, evidence: Collection[Evidence], now: dt.datetime) -> Verdict:
+    """Says whether the lease ends now, may not end yet, or lacks the proof. Apply `activity.observe` before asking.
+
+    `evidence` is that of every worker that may have served the lease; each owes its own proof of idleness.
+    """
     if (pending := pending_deadline(held)) is not None:
         return Keep(pending) if now < pending else End(_pending_timeout(held, now))
     due = deadline(_with_present_use(held, evidence))
@@ -126,23 +130,30 @@ def granted(held: lease.Lease, now: dt.datetime) -> dt.timedelta:
     return max(dt.timedelta(0), due - now) if due is not None else dt.timedelta(0)
 
 
-def _with_present_use(held: lease.Lease, evidence: Evidence) -> lease.Lease:
-    if not evidence.in_use or evidence.sampled_at is None:
+def _with_present_use(held: lease.Lease, evidence: Collection[Evidence]) -> lease.Lease:
+    uses = [each.sampled_at for each in evidence if each.in_use and each.sampled_at is not None]
+    if not uses:
         return held
-    last = evidence.sampled_at if held.last_activity_at is None else max(held.last_activity_at, evidence.sampled_at)
+    last = max(uses) if held.last_activity_at is None else max(held.last_activity_at, *uses)
     return dataclasses.replace(held, last_activity_at=last)
 
 
-def _idle_verdict(held: lease.Lease, evidence: Evidence, due: dt.datetime, now: dt.datetime) -> Verdict:
-    if evidence.activity_known and evidence.sampled_at is not None and evidence.sampled_at >= due:
+def _idle_verdict(held: lease.Lease, evidence: Collection[Evidence], due: dt.datetime, now: dt.datetime) -> Verdict:
+    owing = [each for each in evidence if not _proves(each, due)]
+    if not owing:
         last = "never used" if held.last_activity_at is None else f"last used {held.last_activity_at.isoformat()}"
         return End(_end("Idle", f"{last}; idle past {due.isoformat()}", now))
-    if evidence.worker_gone_since is None:
+    gone = [each.worker_gone_since for each in owing if each.worker_gone_since is not None]
+    if len(gone) < len(owing):
         return WaitForProof(now + PROOF_RECHECK)
-    wait_until = max(due, evidence.worker_gone_since) + PROOF_WAIT
+    wait_until = max(due, *gone) + PROOF_WAIT
     if now < wait_until:
         return WaitForProof(wait_until)
-    return End(_end("Idle", f"its worker is gone since {evidence.worker_gone_since.isoformat()}: no use since", now))
+    return End(_end("Idle", f"its worker is gone since {max(gone).isoformat()}: no use since", now))
+
+
+def _proves(evidence: Evidence, due: dt.datetime) -> bool:
+    return evidence.activity_known and evidence.sampled_at is not None and evidence.sampled_at >= due
 
 
 def _pending_timeout(waiting: lease.Lease, now: dt.datetime) -> lease.LeaseEnd:

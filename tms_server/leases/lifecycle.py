@@ -136,6 +136,16 @@ def interrupt(old: lease.Lease, reason: str, message: str, now: dt.datetime) -> 
     return _say(moved, "Serving", (False, reason, message), now)
 
 
+def published(old: lease.Lease, reason: str, message: str, now: dt.datetime, *, status: bool) -> lease.Lease:
+    """Says whether the addresses of the lease's names could be had (or why not, such as NameTaken); no move."""
+    return _say(old, "Published", (status, reason, message), now)
+
+
+def warned(old: lease.Lease, reason: str, message: str, now: dt.datetime, *, status: bool) -> lease.Lease:
+    """Says what stands against the lease now but may pass (`status` True), or that it has passed; no move."""
+    return _say(old, "Warning", (status, reason, message), now)
+
+
 def displace(old: lease.Lease, reason: str, message: str, now: dt.datetime) -> lease.Lease:
     """The place was lost before the first ACTIVE: back to PENDING, to be placed anew."""
     moved = _move(old, Event.DISPLACE, wanted_changes=True)

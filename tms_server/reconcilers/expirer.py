@@ -27,10 +27,14 @@ STORE_RECHECK = dt.timedelta(seconds=1)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known in memory at the start of a pass: digested reports, since when sidecars are gone, use not stored."""
+    """What is known in memory at the start of a pass: digested reports, since when sidecars are gone, use not stored.
 
-    reports: Mapping[ids.GroupId, group.GroupReport]
-    gone_since: Mapping[ids.GroupId, dt.datetime]
+    `workers` are those of each group that may exist; a group without any still owes its bounded wait.
+    """
+
+    workers: Mapping[ids.GroupId, tuple[ids.WorkerId, ...]]
+    reports: Mapping[ids.WorkerId, group.GroupReport]
+    gone_since: Mapping[ids.WorkerId, dt.datetime]
     uses: Mapping[ids.LeaseId, dt.datetime]
 
 
@@ -65,42 +69,39 @@ class Expirer:
 
     async def _known(self) -> Known:
         groups = await self._store.read(lambda reader: reader.groups())
-        reports = {each.id: self._live.digested(each.id) for each in groups}
-        gone = {each.id: self._gone_since(each) for each in groups}
+        workers = {each.id: self._live.workers(each.id) or (ids.WorkerId(each.id),) for each in groups}
+        reports = {worker: self._live.digested(worker) for found in workers.values() for worker in found}
+        gone = {worker: self._gone_since(each, worker) for each in groups for worker in workers[each.id]}
         return Known(
+            workers=workers,
             reports={key: value for key, value in reports.items() if value is not None},
             gone_since={key: value for key, value in gone.items() if value is not None},
             uses=dict(self._live.uses),
         )
 
-    def _gone_since(self, of: group.WorkerGroup) -> dt.datetime | None:
-        if self._live.heard(of.id) is None:
+    def _gone_since(self, of: group.WorkerGroup, worker: ids.WorkerId) -> dt.datetime | None:
+        if self._live.heard(worker) is None:
             return max(self._started_at, of.created_at)
-        return self._live.gone_since(of.id)
+        return self._live.gone_since(worker)
 
     def _verdicts(
         self, reader: store_module.Reader, leases: Iterable[lease.Lease], known: Known, now: dt.datetime
     ) -> dict[ids.LeaseId, expiry.Verdict]:
-        groups = {each.lease_id: each.group_id for each in reader.assignments() if not each.draining}
+        groups: dict[ids.LeaseId, list[ids.GroupId]] = {}
+        for booked in reader.assignments():
+            if not booked.draining:
+                groups.setdefault(booked.lease_id, []).append(booked.group_id)
         return {
-            each.id: expiry.verdict(_used(each, known), self._evidence(each, groups.get(each.id), known), now)
+            each.id: expiry.verdict(_used(each, known), self._evidence(each, groups.get(each.id, []), known), now)
             for each in leases
             if each.state.living
         }
 
-    def _evidence(self, held: lease.Lease, group_id: ids.GroupId | None, known: Known) -> expiry.Evidence:
-        if group_id is None:
-            return expiry.Evidence(worker_gone_since=self._started_at)
-        report = known.reports.get(group_id)
-        gone_since = known.gone_since.get(group_id)
-        if report is None:
-            return expiry.Evidence(worker_gone_since=gone_since)
-        return expiry.Evidence(
-            sampled_at=report.true_at,
-            activity_known=report.activity_known,
-            in_use=gone_since is None and activity.in_use(held, report),
-            worker_gone_since=gone_since,
-        )
+    def _evidence(self, held: lease.Lease, groups: Iterable[ids.GroupId], known: Known) -> tuple[expiry.Evidence, ...]:
+        workers = [worker for group_id in groups for worker in known.workers.get(group_id, ())]
+        if not workers:
+            return (expiry.Evidence(worker_gone_since=self._started_at),)
+        return tuple(_of_worker(held, worker, known) for worker in workers)
 
     async def _end(self, due: list[ids.LeaseId], known: Known, now: dt.datetime) -> None:
         def end_still_due(unit: store_module.UnitOfWork) -> list[lease.LeaseEnd]:
@@ -114,6 +115,18 @@ class Expirer:
         for reason, count in collections.Counter(each.reason for each in ended).items():
             self._metrics.ends.labels(reason).inc(count)
             log.info("expirer.ended", reason=reason, leases=count)
+
+
+def _of_worker(held: lease.Lease, worker: ids.WorkerId, known: Known) -> expiry.Evidence:
+    report, gone_since = known.reports.get(worker), known.gone_since.get(worker)
+    if report is None:
+        return expiry.Evidence(worker_gone_since=gone_since)
+    return expiry.Evidence(
+        sampled_at=report.true_at,
+        activity_known=report.activity_known,
+        in_use=gone_since is None and activity.in_use(held, report),
+        worker_gone_since=gone_since,
+    )
 
 
 def _used(held: lease.Lease, known: Known) -> lease.Lease:

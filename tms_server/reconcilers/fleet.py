@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 
 import structlog
 
 from tms_server import clock as clock_module
 from tms_server.fleet import desired, diff, shrink
-from tms_server.model import group, ids, lease, resources
+from tms_server.model import errors, group, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import store as store_module
@@ -23,6 +24,12 @@ from tms_server.world import addresses, live
 log = structlog.get_logger(__name__)
 DRAIN_BOUND = dt.timedelta(minutes=2)
 """A worker that holds only what is over, and does not confirm it for so long, is retired; its absence confirms."""
+
+_REASONS: Mapping[type[Exception], str] = {
+    errors.FailedPrecondition: "Refused",
+    errors.ResourceExhausted: "NoRoom",
+    errors.Unavailable: "BackendSilent",
+}
 
 Work = Coroutine[None, None, None]
 Spawn = Callable[[Work], "asyncio.Task[None]"]
@@ -143,8 +150,7 @@ class Fleet:
         try:
             await self._parts.backend.launch(spec)
         except Exception as error:  # noqa: BLE001 - the server outlives whatever one launch raises
-            self._parts.live.trouble(wanted.id, str(error))
-            self._parts.live.changed.notify()
+            self._parts.live.trouble(wanted.id, _trouble(error))
             log.warning("group.launch_failed", group=wanted.id, error=repr(error))
             return
         self._parts.live.trouble(wanted.id, None)
@@ -159,6 +165,11 @@ class Fleet:
             return
         log.info("group.retired", group=group_id)
         self._done()
+
+
+def _trouble(error: Exception) -> backend_module.Trouble:
+    reasons = ((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), ("LaunchFailed",))
+    return backend_module.Trouble(next(itertools.chain(*reasons)), str(error) or type(error).__name__)
 
 
 def _owners(stored: Stored) -> Iterator[str]:

@@ -35,21 +35,22 @@ class Heartbeat:
         self._clock = clock
         self._live = heard
         self._alive_at = clock.now()
-        self._stored: dict[ids.GroupId, dt.datetime] = {}
+        self._stored: dict[ids.WorkerId, dt.datetime] = {}
         self._told: dict[ids.LeaseId, dt.datetime] = {}
 
     async def __call__(self) -> None:
         now = self._clock.now()
         silent_since = self._live.store_silent_since
         uses = dict(self._live.uses)
-        reports = [each for each in self._live.reports() if self._stored.get(each.group_id) != each.received_at]
+        known = self._live.reports()
+        reports = [each for each in known if self._stored.get(each.worker) != each.received_at]
         try:
             told = await self._store.write(lambda unit: self._beat(unit, now, silent_since, uses, reports))
         except errors.Retryable:
             self._live.store_silent_since = silent_since or self._alive_at
             raise
         self._alive_at, self._live.store_silent_since = now, None
-        self._stored |= {each.group_id: each.received_at for each in reports}
+        self._stored = {each.worker: each.received_at for each in known}
         self._forget(uses)
         self._told = {key: at for key, at in {**self._told, **told}.items() if key in uses or key in self._live.uses}
 

@@ -1,6 +1,6 @@
-"""Works out what the sidecars' reports mean: for leases, for memory, for use, for what is learnt of models.
+"""Works out what the sidecars' reports and the backend's troubles mean: for leases, memory, use, what is learnt of models.
 
-Reads the last report of each group and what is stored; decides purely; writes once, and only when something changed. A
+Reads the last report of each worker and what is stored; decides purely; writes once, and only when something changed. A
 pass in between that never happened loses nothing: the next one sees the same difference.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -18,9 +18,10 @@ from tms_server.leases import activity, progress
 from tms_server.model import group, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.placement import booking
+from tms_server.ports import backend as backend_module
 from tms_server.ports import store as store_module
-from tms_server.reconcilers import steps
-from tms_server.world import endings, live
+from tms_server.reconcilers import hearing, steps
+from tms_server.world import endings, live, sight
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class Stored:
     groups: Mapping[ids.GroupId, group.WorkerGroup]
     assignments: tuple[group.Assignment, ...]
     endpoints: Mapping[str, resources.Endpoint]
+    names: tuple[lease.NameBinding, ...]
     measured: booking.Measured
 
     def on(self, group_id: ids.GroupId) -> list[lease.Lease]:
@@ -40,13 +42,13 @@ class Stored:
         booked = (each for each in self.assignments if each.group_id == group_id and not each.draining)
         return [self.leases[each.lease_id] for each in booked if each.lease_id in self.leases]
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """The last report of a group, and the one whose use was counted last."""
-
-    report: group.GroupReport
-    previous: group.GroupReport | None
+    def wanted(self) -> Mapping[ids.LeaseId, list[group.Assignment]]:
+        """Assignments that are wanted, by lease."""
+        found: dict[ids.LeaseId, list[group.Assignment]] = {}
+        for each in self.assignments:
+            if not each.draining and each.lease_id in self.leases:
+                found.setdefault(each.lease_id, []).append(each)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class Reports:
     """One pass digests the reports heard so far. A sidecar that is gone for `lost_after` has lost its worker."""
 
     store: store_module.Store
+    backend: backend_module.Backend
     clock: clock_module.Clock
     live: live.Live
     metrics: metrics_module.Metrics
@@ -73,26 +76,19 @@ class Reports:
 
     async def __call__(self) -> dt.datetime | None:
         now = self.clock.now()
-        heard = {report.group_id: self._heard(report, now) for report in self.live.reports()}
+        seen = sight.take(self.live, self.backend, self.lost_after, now)
         stored = await self.store.read(load)
-        if decide(stored, heard, now):
-            changes = await self.store.write(lambda unit: _apply(unit, heard, now))
+        if decide(stored, seen, now):
+            changes = await self.store.write(lambda unit: _apply(unit, seen, now))
             self._tell(changes, now)
-        self.live.digest(each.report for each in heard.values())
-        self._count_use(stored, heard)
-        gone = filter(None, (self.live.gone_since(each) for each in heard))
+        self.live.digest(seen.reports())
+        self._count_use(stored, seen)
+        gone = filter(None, (self.live.gone_since(each.worker) for each in seen.reports()))
         return min((since + self.lost_after for since in gone if since + self.lost_after > now), default=None)
 
-    def _heard(self, report: group.GroupReport, now: dt.datetime) -> Heard:
-        gone_since = self.live.gone_since(report.group_id)
-        connected = gone_since is None or now - gone_since < self.lost_after
-        return Heard(
-            report=dataclasses.replace(report, connected=connected), previous=self.live.digested(report.group_id)
-        )
-
-    def _count_use(self, stored: Stored, heard: Mapping[ids.GroupId, Heard]) -> None:
+    def _count_use(self, stored: Stored, seen: sight.Sight) -> None:
         """Keeps newer use in memory; the heartbeat stores it."""
-        for lease_id, last in uses(stored, heard):
+        for lease_id, last in uses(stored, seen):
             known = self.live.uses.get(lease_id)
             if known is None or last > known:
                 self.live.uses[lease_id] = last
@@ -115,64 +111,93 @@ def load(reader: store_module.Reader) -> Stored:
         groups={each.id: each for each in reader.groups()},
         assignments=reader.assignments(),
         endpoints=reader.endpoints(),
+        names=reader.names(),
         measured=booking.measured(reader.measurements()),
     )
 
 
-def decide(stored: Stored, heard: Mapping[ids.GroupId, Heard], now: dt.datetime) -> Changes:
-    """What the reports change."""
-    booked = dict.fromkeys(each.lease_id for each in stored.assignments if each.lease_id in stored.leases)
+def decide(stored: Stored, seen: sight.Sight, now: dt.datetime) -> Changes:
+    """What the reports, and the backend's troubles, change."""
+    wanted = stored.wanted()
     known_shas = steps.shas(
-        (stored.leases[each] for each in booked), (model for each in heard.values() for model in each.report.models)
+        (stored.leases[each] for each in _booked(stored)), (model for each in seen.reports() for model in each.models)
     )
+    untold = _untold_names(stored, seen)
     moves = (
         step
-        for assignment in stored.assignments
-        if (step := _step(stored, assignment, heard, known_shas, now)) is not None
+        for held in stored.leases.values()
+        if held.state.living
+        and (
+            step := steps.step(held, _said(stored, held, wanted.get(held.id, ()), seen), known_shas, now)
+            or steps.published(held, untold.get(held.id, ()), now)
+        )
     )
     return Changes(
         steps=tuple(moves),
-        gone=tuple(each for each in stored.assignments if _gone(stored, each, heard)),
-        measurements=tuple(_measurements(stored, heard, now)),
+        gone=tuple(each for each in stored.assignments if _gone(stored, each, seen)),
+        measurements=tuple(_measurements(stored, seen, now)),
     )
 
 
-def uses(stored: Stored, heard: Mapping[ids.GroupId, Heard]) -> Iterator[tuple[ids.LeaseId, dt.datetime]]:
-    """Leases whose use is newer than what is stored, with the time of it."""
-    for group_id, each in heard.items():
-        for held in stored.on(group_id):
-            last = activity.observe(held, each.previous, each.report)
-            if last is not None and last != held.last_activity_at and held.state.living:
-                yield held.id, last
+def _booked(stored: Stored) -> Iterable[ids.LeaseId]:
+    return dict.fromkeys(each.lease_id for each in stored.assignments if each.lease_id in stored.leases)
 
 
-def _step(
-    stored: Stored,
-    assignment: group.Assignment,
-    heard: Mapping[ids.GroupId, Heard],
-    known_shas: steps.Shas,
-    now: dt.datetime,
-) -> steps.Step | None:
-    held = stored.leases.get(assignment.lease_id)
-    if held is None or assignment.draining or not held.state.living:
+def _said(
+    stored: Stored, held: lease.Lease, booked: Sequence[group.Assignment], seen: sight.Sight
+) -> progress.Progress | None:
+    if not booked:
         return None
-    known = heard.get(assignment.group_id)
-    endpoint = stored.endpoints.get(desired.lease_owner(held.id))
-    said = progress.of(held, assignment, endpoint, None if known is None else known.report)
-    return steps.step(held, said if known is not None else None, known_shas, now)
+    owner = desired.lease_owner(held.id)
+    case = hearing.Case(held=held, booked=booked, owner=owner, endpoint=stored.endpoints.get(owner))
+    return hearing.said(case, seen)
 
 
-def _gone(stored: Stored, assignment: group.Assignment, heard: Mapping[ids.GroupId, Heard]) -> bool:
-    ended, known = stored.leases.get(assignment.lease_id), heard.get(assignment.group_id)
-    if not assignment.draining or ended is None or known is None or not known.report.connected:
+def _untold_names(stored: Stored, seen: sight.Sight) -> Mapping[ids.LeaseId, list[backend_module.Trouble]]:
+    """Names whose address cannot be had, by the lease that they point at."""
+    found: dict[ids.LeaseId, list[backend_module.Trouble]] = {}
+    for each in stored.names:
+        if (trouble := seen.untold.get(desired.name_owner(each.namespace, each.name))) is not None:
+            found.setdefault(each.lease_id, []).append(trouble)
+    return found
+
+
+def uses(stored: Stored, seen: sight.Sight) -> Iterator[tuple[ids.LeaseId, dt.datetime]]:
+    """Leases whose use is newer than what is stored, with the time of it."""
+    for group_id, workers in seen.workers.items():
+        held_here = stored.on(group_id)
+        for each in workers:
+            for held in held_here if each.report is not None else ():
+                last = activity.observe(held, each.previous, each.report) if each.report is not None else None
+                if last is not None and last != held.last_activity_at and held.state.living:
+                    yield held.id, last
+
+
+def _gone(stored: Stored, assignment: group.Assignment, seen: sight.Sight) -> bool:
+    """Every worker that may hold something for a draining assignment has confirmed that it does not."""
+    ended = stored.leases.get(assignment.lease_id)
+    if not assignment.draining or ended is None:
         return False
-    return progress.released(ended, assignment, stored.on(assignment.group_id), known.report)
+    workers = seen.of(assignment.group_id)
+    if not workers and assignment.group_id not in seen.observed:
+        return False
+    staying = stored.on(assignment.group_id)
+    return all(not each.begun or _confirmed(ended, assignment, staying, each.report) for each in workers)
 
 
-def _measurements(stored: Stored, heard: Mapping[ids.GroupId, Heard], now: dt.datetime) -> Iterator[group.Measurement]:
-    for group_id, each in heard.items():
-        of = stored.groups.get(group_id)
-        for model in each.report.models if of is not None else ():
+def _confirmed(
+    ended: lease.Lease,
+    assignment: group.Assignment,
+    staying: Collection[lease.Lease],
+    report: group.GroupReport | None,
+) -> bool:
+    return report is not None and report.connected and progress.released(ended, assignment, staying, report)
+
+
+def _measurements(stored: Stored, seen: sight.Sight, now: dt.datetime) -> Iterator[group.Measurement]:
+    for report in seen.reports():
+        of = stored.groups.get(report.group_id)
+        for model in report.models if of is not None else ():
             kind = booking.worker_kind(of.spec) if of is not None else ""
             # A worker that holds nothing yet truly begins at 0; unknown is only what was not measured afterwards.
             took = model.bytes_after_load - model.bytes_before_load if model.bytes_after_load else 0
@@ -186,13 +211,13 @@ def _measurements(stored: Stored, heard: Mapping[ids.GroupId, Heard], now: dt.da
                 )
 
 
-def _apply(unit: store_module.UnitOfWork, heard: Mapping[ids.GroupId, Heard], now: dt.datetime) -> Changes:
-    changes = decide(load(unit), heard, now)
+def _apply(unit: store_module.UnitOfWork, seen: sight.Sight, now: dt.datetime) -> Changes:
+    changes = decide(load(unit), seen, now)
     _save(unit, changes.steps)
     endings.confirm(unit, changes.gone, now)
     for measurement in changes.measurements:
         unit.put_measurement(measurement)
-    unit.put_reports([each.report for each in heard.values()])
+    unit.put_reports(seen.reports())
     return changes
 
 

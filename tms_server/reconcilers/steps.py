@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tms_server.leases import lifecycle, progress
 from tms_server.model import group, ids, lease, source
-from tms_server.ports import store
+from tms_server.ports import backend, store
 
 Shas = Mapping[tuple[ids.Digest, str], str]
 ACTOR = "system"
@@ -40,36 +40,65 @@ def shas(leases: Iterable[lease.Lease], reported: Iterable[group.ModelReport]) -
 
 
 def step(held: lease.Lease, said: progress.Progress | None, known: Shas, now: dt.datetime) -> Step | None:
-    """What changes for a lease; `said` is None when nothing was heard of its worker yet."""
+    """What changes for a living lease; `said` is None when nothing was heard of its workers yet."""
     learnt = _learn(held, known)
-    moved = _moved(learnt, said, now) if said is not None else None
+    moved = _moved(learnt, said, now)
     if moved is not None:
         return moved
     return Step(changed=learnt) if learnt is not held else None
 
 
-def _moved(held: lease.Lease, said: progress.Progress, now: dt.datetime) -> Step | None:
+def published(held: lease.Lease, troubles: Sequence[backend.Trouble], now: dt.datetime) -> Step | None:
+    """What changes for a living lease whose names have no address, or have one again."""
+    before = held.condition("Published")
+    if troubles:
+        message = "; ".join(each.message for each in troubles)
+        moved = lifecycle.published(held, troubles[0].reason, message, now, status=False)
+    elif before is None or before.status:
+        return None
+    else:
+        moved = lifecycle.published(held, "Published", "its names have their addresses", now, status=True)
+    if moved is held:
+        return None
+    after = moved.condition("Published")
+    same = before is not None and after is not None and before.reason == after.reason
+    event = _event("Unpublished" if troubles else "Published", _words(after), now)
+    return Step(changed=moved, event=None if same else event)
+
+
+def _moved(held: lease.Lease, said: progress.Progress | None, now: dt.datetime) -> Step | None:
     if held.state is lease.LeaseState.ACTIVE:
-        return _of_active(held, said, now)
+        return _of_active(held, said, now) if said is not None else None
     return _of_loading(held, said, now) if held.state in _LOADING else None
 
 
-def _of_loading(held: lease.Lease, said: progress.Progress, now: dt.datetime) -> Step | None:
+def _of_loading(held: lease.Lease, said: progress.Progress | None, now: dt.datetime) -> Step | None:
     match said:
         case progress.Ready():
             event = _event("Active", "all models are ready and the endpoint answers", now)
             return Step(changed=lifecycle.activate(held, now), event=event, first_active=True)
         case progress.Failed(retryable=False):
             return Step(changed=held, end=_failure(said, now))
-        case progress.Failed() | progress.Lost():
-            return _changed(held, lifecycle.loading(held, said.reason, said.message, now))
+        case progress.Troubled():
+            return _told(held, lifecycle.loading(held, said.reason, said.message, now), "ModelsReady", now)
         case progress.Loading() if held.state is lease.LeaseState.PLACED:
             moved = lifecycle.load(held, now)
             return Step(changed=moved, event=_event("Loading", "its models are being fetched and loaded", now))
-        case progress.Loading():
-            return _changed(held, lifecycle.loading(held, "Loading", "models are being fetched and loaded", now))
         case _:
-            return None
+            return _changed(held, _waiting(held, said, now))
+
+
+def _waiting(held: lease.Lease, said: progress.Progress | None, now: dt.datetime) -> lease.Lease:
+    match said:
+        case progress.Failed() | progress.Lost():
+            return lifecycle.loading(held, said.reason, said.message, now)
+        case progress.Loading():
+            return lifecycle.loading(held, "Loading", "models are being fetched and loaded", now)
+        case _ if held.condition("ModelsReady") is not None:
+            # What stood against it before has passed.
+            return lifecycle.loading(held, "Starting", "its worker is starting", now)
+        case _:
+            return held
 
 
 def _of_active(held: lease.Lease, said: progress.Progress, now: dt.datetime) -> Step | None:
@@ -79,14 +108,29 @@ def _of_active(held: lease.Lease, said: progress.Progress, now: dt.datetime) -> 
         case progress.Ready():
             event = _event("Healed", "the endpoint answers again", now)
             return None if serves else Step(changed=lifecycle.activate(held, now), event=event)
-        case progress.Failed() | progress.Lost():
+        case progress.Failed() | progress.Lost() | progress.Troubled():
             reason, message = said.reason, said.message
         case _:
             reason, message = "Reloading", "its worker is loading its models again"
     moved = lifecycle.interrupt(held, reason, message, now)
+    if not serves and isinstance(said, progress.Troubled):
+        return _told(held, moved, "Serving", now)
     if moved == held:
         return None
     return Step(changed=moved, event=_event("Healing", f"{reason}: {message}", now) if serves else None)
+
+
+def _told(held: lease.Lease, moved: lease.Lease, type_: str, now: dt.datetime) -> Step | None:
+    """A trouble gets a line of history when its reason changes, not for each wording of it."""
+    before, after = held.condition(type_), moved.condition(type_)
+    if moved == held or after is None:
+        return None
+    same = before is not None and before.reason == after.reason
+    return Step(changed=moved, event=None if same else _event("Trouble", _words(after), now))
+
+
+def _words(condition: lease.Condition | None) -> str:
+    return f"{condition.reason}: {condition.message}" if condition is not None else ""
 
 
 def _changed(held: lease.Lease, moved: lease.Lease) -> Step | None:

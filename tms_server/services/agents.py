@@ -1,6 +1,6 @@
 """The sidecars' side: who may connect, what each is told, what each says.
 
-One living session for each group; a second one replaces the first. What is told is always whole and computed from the
+One living session for each worker; a second one replaces the first. What is told is always whole and computed from the
 store, so a push that comes twice or late does no harm. What is said is only kept here; a reconciler works out its meaning.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import hmac
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 import structlog
 
@@ -21,6 +21,7 @@ from tms_server.ports import store
 from tms_server.services import parts
 
 log = structlog.get_logger(__name__)
+REPLICA_MAX = 253
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class DesiredState:
 class Session:
     """One connected sidecar. Holds the latest desired state only, never a queue of them."""
 
-    def __init__(self, group_id: ids.GroupId) -> None:
-        self.group_id = group_id
+    def __init__(self, worker: ids.WorkerId) -> None:
+        self.worker = worker
         self.incarnation = ""
         self._next: DesiredState | None = None
         self._told: DesiredState | None = None
@@ -87,35 +88,36 @@ class Agents:
     def __init__(self, parts_: parts.Parts, report_interval: dt.timedelta) -> None:
         self._parts = parts_
         self._report_interval = report_interval
-        self._sessions: dict[ids.GroupId, Session] = {}
+        self._sessions: dict[ids.WorkerId, Session] = {}
         self._epoch = 0
 
-    async def connect(self, worker_id: str, token: str) -> Session:
-        """Opens the session of a group; NotFound when the group is not wanted, Unauthenticated for another token."""
-        group_id = ids.GroupId(worker_id)
-        known = await self._parts.store.read(lambda reader: reader.get_group(group_id))
-        if known is None:
-            raise errors.NotFound(f"worker {worker_id!r} is not wanted")
+    async def connect(self, worker_id: str, replica_id: str, token: str) -> Session:
+        """Opens the session of a worker; NotFound when it is not wanted, Unauthenticated for another token."""
+        worker = ids.WorkerId(ids.GroupId(worker_id), _replica(replica_id))
+        known = await self._parts.store.read(lambda reader: reader.get_group(worker.group_id))
+        if known is None or self._parts.live.let_go(worker):
+            raise errors.NotFound(f"worker {_name(worker)!r} is not wanted")
         if not hmac.compare_digest(known.token.encode(), token.encode()):
             raise errors.Unauthenticated(f"this is not the token of worker {worker_id!r}")
-        session = Session(group_id)
-        before = self._sessions.get(group_id)
-        self._sessions[group_id] = session
+        session = Session(worker)
+        before = self._sessions.get(worker)
+        self._sessions[worker] = session
         if before is not None:
             before.close(errors.Unavailable("another connection of this worker took over"))
         self._parts.metrics.sidecars.set(len(self._sessions))
-        log.info("sidecar.connected", group=group_id)
+        log.info("sidecar.connected", group=worker.group_id, replica=worker.replica)
         await self.push()
         return session
 
     def disconnect(self, session: Session) -> None:
-        """The stream is over; the group counts as gone unless another session has taken over."""
+        """The stream is over; the worker counts as gone unless another session has taken over."""
         session.close(errors.Unavailable("the stream has ended"))
-        if self._sessions.get(session.group_id) is session:
-            del self._sessions[session.group_id]
-            self._parts.live.lose(session.group_id, self._parts.clock.now())
+        worker = session.worker
+        if self._sessions.get(worker) is session:
+            del self._sessions[worker]
+            self._parts.live.lose(worker, self._parts.clock.now())
             self._parts.metrics.sidecars.set(len(self._sessions))
-            log.info("sidecar.disconnected", group=session.group_id)
+            log.info("sidecar.disconnected", group=worker.group_id, replica=worker.replica)
 
     def now(self) -> dt.datetime:
         """The control plane's clock, for what is received."""
@@ -130,17 +132,18 @@ class Agents:
         self._parts.live.hear(report)
 
     async def push(self) -> None:
-        """One pass: tells every connected sidecar what its group should hold now."""
+        """One pass: tells every connected sidecar what its worker should hold now."""
         sessions = dict(self._sessions)
         if not sessions:
             return
-        told = await self._parts.store.read(lambda reader: _told(reader, sessions))
+        groups = {each.group_id for each in sessions}
+        told = await self._parts.store.read(lambda reader: _told(reader, groups))
         self._epoch = told.epoch
-        for group_id, session in sessions.items():
-            if group_id in told.groups:
-                session.offer(self._state(told.epoch, told.wanted[group_id]))
+        for worker, session in sessions.items():
+            if worker.group_id in told.groups and not self._parts.live.let_go(worker):
+                session.offer(self._state(told.epoch, told.wanted[worker.group_id]))
             else:
-                session.close(errors.NotFound(f"worker {group_id!r} is not wanted any more"))
+                session.close(errors.NotFound(f"worker {_name(worker)!r} is not wanted any more"))
 
     def close(self) -> None:
         """Ends all sessions because the server stops."""
@@ -157,8 +160,18 @@ class Agents:
         )
 
 
-def _told(reader: store.Reader, sessions: Mapping[ids.GroupId, Session]) -> _Told:
-    groups = {each.id: each for each in reader.groups() if each.id in sessions}
+def _replica(text: str) -> ids.ReplicaId:
+    if len(text) > REPLICA_MAX or not all(each.isalnum() or each in "-." for each in text):
+        raise errors.InvalidField("tms-replica-id", f"give the pod's name, at most {REPLICA_MAX} characters")
+    return ids.ReplicaId(text)
+
+
+def _name(worker: ids.WorkerId) -> str:
+    return "/".join(filter(None, worker))
+
+
+def _told(reader: store.Reader, groups_: Collection[ids.GroupId]) -> _Told:
+    groups = {each.id: each for each in reader.groups() if each.id in groups_}
     assignments = reader.assignments()
     leases = {each.id: each for each in reader.unended_leases()}
     names, endpoints = reader.names(), reader.endpoints()

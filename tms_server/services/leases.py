@@ -17,7 +17,7 @@ from tms_server.placement import report
 from tms_server.ports import backend as backend_module
 from tms_server.ports import store
 from tms_server.services import finding, parts, views
-from tms_server.world import endings, fleet_view
+from tms_server.world import endings, fleet_view, sight
 
 PAGE_DEFAULT, PAGE_MAX = 100, 1000
 TAIL_DEFAULT, TAIL_MAX = 100, 10_000
@@ -178,9 +178,12 @@ class Leases:
                 yield line
 
     def _trouble(self, group_id: ids.GroupId) -> str:
-        if (message := self.parts.live.troubles.get(group_id)) is not None:
-            return f"worker {group_id} cannot be started: {message}"
-        observed = self.parts.live.observed(group_id)
+        known = self.parts.live
+        if (refused := known.troubles.get(group_id)) is not None:
+            return f"worker {group_id} cannot be started: {refused.message}"
+        if (trouble := sight.trouble(known, group_id)) is not None:
+            return f"worker {group_id}: {trouble.reason}: {trouble.message}"
+        observed = known.observed(group_id)
         if observed is None or observed.phase is not backend_module.Phase.BACKING_OFF:
             return ""
         return f"worker {group_id} died and is started anew: {observed.message}"

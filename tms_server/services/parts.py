@@ -28,6 +28,7 @@ class Parts:
     metrics: metrics_module.Metrics
     changed: signal.Signal
     resolve_bound: dt.timedelta = dt.timedelta(seconds=3)
+    lost_after: dt.timedelta = dt.timedelta(seconds=10)
 
 
 def refuse_worker(backend: backend_module.Backend, path: str, worker: resources.WorkerSpec) -> None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tms_server.fleet import desired
-from tms_server.leases import expiry
+from tms_server.leases import expiry, progress
 from tms_server.model import bundle, group, ids, lease, resources
 from tms_server.placement import booking
 from tms_server.ports import store
 from tms_server.world import live
+
+_S = group.ModelState
+_ORDER = (_S.UNLOADED, _S.PENDING, _S.DRAINING, _S.FAILED, _S.FETCHING, _S.LOADING, _S.READY)
+"""How far a model is, from nothing to serving."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class LeaseView:
     worker_endpoints: tuple[resources.Endpoint, ...] = ()
     models: tuple[ModelView, ...] = ()
     deadline: dt.datetime | None = None
+    wanted_replicas: int = 0
+    ready_replicas: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ class Context:
     """What is stored around leases, read in the same snapshot."""
 
     names: Mapping[ids.LeaseId, tuple[str, ...]]
-    assignments: Mapping[ids.LeaseId, group.Assignment]
+    assignments: Mapping[ids.LeaseId, tuple[group.Assignment, ...]]
     endpoints: Mapping[str, resources.Endpoint]
     kinds: Mapping[ids.GroupId, str]
     measured: booking.Measured
@@ -66,8 +72,8 @@ BARE = Context(names={}, assignments={}, endpoints={}, kinds={}, measured={})
 def context(reader: store.Reader, leases: Iterable[lease.Lease]) -> Context:
     """Reads what surrounds these leases, and nothing else: a call about one lease costs the same in a great fleet."""
     shown = list(leases)
-    assignments = {each.id: booked for each in shown if (booked := _assignment(reader, each)) is not None}
-    groups = {each.group_id for each in assignments.values()}
+    assignments = {each.id: booked for each in shown if (booked := _assignments(reader, each))}
+    groups = {each.group_id for booked in assignments.values() for each in booked}
     found = {each.id: each for each in map(reader.get_group, sorted(groups)) if each is not None}
     owners = [desired.lease_owner(each.id) for each in shown if each.active_at is not None]
     endpoints = {owner: reader.get_endpoint(owner) for owner in owners}
@@ -81,30 +87,48 @@ def context(reader: store.Reader, leases: Iterable[lease.Lease]) -> Context:
     )
 
 
-def _assignment(reader: store.Reader, of: lease.Lease) -> group.Assignment | None:
-    """The lease's wanted assignment, else a draining one."""
+def _assignments(reader: store.Reader, of: lease.Lease) -> tuple[group.Assignment, ...]:
+    """The lease's wanted assignments, else the draining ones."""
     if of.state is lease.LeaseState.PENDING or of.state.ended:
-        return None
-    return min(reader.assignments(of.id), key=lambda each: each.draining, default=None)
+        return ()
+    found = reader.assignments(of.id)
+    return tuple(each for each in found if not each.draining) or found
 
 
 def view(stored: lease.Lease, around: Context, known: live.Live, now: dt.datetime) -> LeaseView:
     """Puts a lease together; call it on the event loop."""
     shown = with_live_use(stored, known)
-    assignment = around.assignments.get(stored.id)
-    report = known.heard(assignment.group_id) if assignment is not None else None
-    worker = report.worker_endpoint if report is not None and not stored.state.ended else None
+    booked = around.assignments.get(stored.id, ())
+    reports = [report for each in booked for report in known.heard_of(each.group_id)]
+    workers = [each.worker_endpoint for each in reports if not stored.state.ended]
     endpoint = around.endpoints.get(desired.lease_owner(stored.id)) if stored.active_at is not None else None
     return LeaseView(
         lease=shown,
         now=now,
         names=around.names.get(stored.id, ()),
-        group_id=assignment.group_id if assignment is not None else None,
+        group_id=booked[0].group_id if booked else None,
         endpoint=endpoint,
-        worker_endpoints=(worker,) if worker is not None else (),
-        models=_models(shown, around, assignment, report),
+        worker_endpoints=tuple(each for each in workers if each is not None),
+        models=_models(shown, around, booked, reports),
         deadline=expiry.deadline(shown),
+        wanted_replicas=_wanted(shown, booked, known),
+        ready_replicas=sum(_answers(shown, each, known) for each in booked) if stored.state.living else 0,
     )
+
+
+def _wanted(shown: lease.Lease, booked: Sequence[group.Assignment], known: live.Live) -> int:
+    if not shown.state.living:
+        return 0
+    if isinstance(shown.spec.placement, lease.InPool):
+        return shown.wanted_copies
+    observed = [known.observed(each.group_id) for each in booked]
+    return sum(each.wanted_replicas for each in observed if each is not None) or shown.spec.placement.replicas
+
+
+def _answers(shown: lease.Lease, booked: group.Assignment, known: live.Live) -> int:
+    """Workers of the group that are connected and have all models of the lease."""
+    connected = (each for each in known.heard_of(booked.group_id) if known.gone_since(each.worker) is None)
+    return sum(progress.loaded(shown, booked, each) for each in connected)
 
 
 def with_live_use(stored: lease.Lease, known: live.Live) -> lease.Lease:
@@ -116,7 +140,7 @@ def with_live_use(stored: lease.Lease, known: live.Live) -> lease.Lease:
 
 
 def _models(
-    shown: lease.Lease, around: Context, assignment: group.Assignment | None, report: group.GroupReport | None
+    shown: lease.Lease, around: Context, booked: Sequence[group.Assignment], reports: Sequence[group.GroupReport]
 ) -> tuple[ModelView, ...]:
     resolved = bundle.models(shown)
     if not resolved:
@@ -124,14 +148,15 @@ def _models(
             ModelView(name=each.name, state=group.ModelState.PENDING, framework=each.framework or "")
             for each in shown.spec.models
         )
-    kind = around.kinds.get(assignment.group_id, "") if assignment is not None else ""
-    heard = {_key(each): each for each in report.models} if report is not None else {}
-    nothing = assignment is None
-    return tuple(_model(each, None if nothing else heard.get(each.key), kind, around, shown) for each in resolved)
+    kind = around.kinds.get(booked[0].group_id, "") if booked else ""
+    heard: dict[bundle.ModelKey, list[group.ModelReport]] = {}
+    for model in (each for report in reports for each in report.models):
+        heard.setdefault(bundle.reported_key(model), []).append(model)
+    return tuple(_model(each, heard.get(each.key, ()), kind, around, shown) for each in resolved)
 
 
 def _model(
-    model: bundle.Model, heard: group.ModelReport | None, kind: str, around: Context, shown: lease.Lease
+    model: bundle.Model, heard: Sequence[group.ModelReport], kind: str, around: Context, shown: lease.Lease
 ) -> ModelView:
     booked = booking.model_bytes(model, kind, around.measured)[0] if kind else 0
     blank = ModelView(
@@ -142,10 +167,20 @@ def _model(
         total_bytes=model.source.size_bytes,
         source_digest=model.key.source_digest,
     )
-    return blank if heard is None else reported(blank, heard)
+    return furthest(blank, heard) if heard else blank
 
 
-def reported(blank: ModelView, heard: group.ModelReport) -> ModelView:
+def furthest(blank: ModelView, heard: Sequence[group.ModelReport]) -> ModelView:
+    """One model in several workers: the state of the one that is furthest, the use of all."""
+    best = max(heard, key=lambda each: (_ORDER.index(each.state), each.fetched_bytes))
+    return dataclasses.replace(
+        _reported(blank, best),
+        inference_count=sum(each.inference_count for each in heard),
+        last_inference=max((each.last_inference for each in heard if each.last_inference is not None), default=None),
+    )
+
+
+def _reported(blank: ModelView, heard: group.ModelReport) -> ModelView:
     """A model's view with what its worker said."""
     return dataclasses.replace(
         blank,
@@ -157,7 +192,3 @@ def reported(blank: ModelView, heard: group.ModelReport) -> ModelView:
         last_inference=heard.last_inference,
         inference_count=heard.inference_count,
     )
-
-
-def _key(model: group.ModelReport) -> bundle.ModelKey:
-    return bundle.ModelKey(model.name, model.source_digest, model.config_digest)

@@ -14,7 +14,7 @@ from tms_server.world import signal
 
 
 class Live:
-    """Of one server. `changed` tells that a report came or a sidecar went.
+    """Of one server. `changed` tells that a report came, a sidecar went, or the backend shows something new.
 
     A report is heard first and digested later, when its meaning for the leases was worked out: only a digested report
     may serve as proof of idleness, because its use has been counted.
@@ -26,74 +26,138 @@ class Live:
         """Last use of leases, newer than what is stored."""
         self.store_silent_since: dt.datetime | None = None
         """Set while the store does not answer: nothing may expire then."""
-        self._heard: dict[ids.GroupId, group.GroupReport] = {}
-        self._digested: dict[ids.GroupId, group.GroupReport] = {}
-        self._gone: dict[ids.GroupId, dt.datetime] = {}
+        self.warm_from: dt.datetime | None = None
+        """When an earlier server's workers were taken up; their sidecars need a while to come back."""
+        self.untold: Mapping[str, backend.Trouble] = {}
+        """Owners whose address could not be had, with the reason."""
+        self._heard: dict[ids.WorkerId, group.GroupReport] = {}
+        self._digested: dict[ids.WorkerId, group.GroupReport] = {}
+        self._gone: dict[ids.WorkerId, dt.datetime] = {}
         self._observed: dict[ids.GroupId, backend.Observed] = {}
-        self._troubles: dict[ids.GroupId, str] = {}
+        self._replicas: dict[ids.GroupId, dict[ids.WorkerId, backend.Replica]] = {}
+        self._vanished: set[ids.WorkerId] = set()
+        self._speakers: dict[ids.GroupId, set[ids.WorkerId]] = {}
+        self._troubles: dict[ids.GroupId, backend.Trouble] = {}
 
     def restore(self, stored: Iterable[group.GroupReport], now: dt.datetime) -> None:
         """Takes up the reports of an earlier server; their sidecars count as gone from now until they connect."""
+        self.warm_from = now
         for report in stored:
-            self._heard[report.group_id] = self._digested[report.group_id] = report
-            self._gone[report.group_id] = now
+            self._keep(report)
+            self._digested[report.worker] = report
+            self._gone[report.worker] = now
 
     def hear(self, report: group.GroupReport) -> None:
         """A connected sidecar's report."""
-        self._heard[report.group_id] = report
-        self._gone.pop(report.group_id, None)
+        self._keep(report)
+        self._gone.pop(report.worker, None)
         self.changed.notify()
 
-    def lose(self, group_id: ids.GroupId, now: dt.datetime) -> None:
+    def lose(self, worker: ids.WorkerId, now: dt.datetime) -> None:
         """The sidecar's stream has ended."""
-        self._gone.setdefault(group_id, now)
+        self._gone.setdefault(worker, now)
         self.changed.notify()
 
-    def heard(self, group_id: ids.GroupId) -> group.GroupReport | None:
+    def heard(self, worker: ids.WorkerId) -> group.GroupReport | None:
         """The last report, connected or not."""
-        return self._heard.get(group_id)
+        return self._heard.get(worker)
 
-    def digested(self, group_id: ids.GroupId) -> group.GroupReport | None:
+    def heard_of(self, group_id: ids.GroupId) -> tuple[group.GroupReport, ...]:
+        """The last reports of a group's workers that may exist, in the order of their names."""
+        return tuple(self._heard[each] for each in self.workers(group_id) if each in self._heard)
+
+    def digested(self, worker: ids.WorkerId) -> group.GroupReport | None:
         """The last report whose use has been counted."""
-        return self._digested.get(group_id)
+        return self._digested.get(worker)
 
     def digest(self, reports: Iterable[group.GroupReport]) -> None:
         """Notes that the use in these reports has been counted."""
         for report in reports:
-            self._digested[report.group_id] = report
+            self._digested[report.worker] = report
 
-    def gone_since(self, group_id: ids.GroupId) -> dt.datetime | None:
+    def gone_since(self, worker: ids.WorkerId) -> dt.datetime | None:
         """Since when the sidecar is not connected; None while it is, and before it ever was."""
-        return self._gone.get(group_id)
+        return self._gone.get(worker)
 
     def reports(self) -> tuple[group.GroupReport, ...]:
-        """The last report of each group."""
-        return tuple(self._heard.values())
+        """The last report of each worker that the backend does not say to be gone."""
+        return tuple(report for worker, report in self._heard.items() if worker not in self._vanished)
 
     def observe(self, observed: Iterable[backend.Observed]) -> None:
-        """What the backend shows now."""
-        self._observed = {each.group_id: each for each in observed}
+        """What the backend shows now. A replica that it showed before and no longer shows has vanished."""
+        seen = {each.group_id: each for each in observed}
+        if seen == self._observed:
+            return
+        replicas = {
+            key: {ids.WorkerId(key, replica.id): replica for replica in each.replicas} for key, each in seen.items()
+        }
+        present = {worker for each in replicas.values() for worker in each}
+        before = {worker for each in self._replicas.values() for worker in each}
+        self._vanished = (self._vanished | before) - present
+        self._observed, self._replicas = seen, replicas
+        self.changed.notify()
 
     def observed(self, group_id: ids.GroupId) -> backend.Observed | None:
         """The group as the backend last showed it."""
         return self._observed.get(group_id)
 
-    def trouble(self, group_id: ids.GroupId, message: str | None) -> None:
+    def replica(self, worker: ids.WorkerId) -> backend.Replica | None:
+        """One worker as the backend last showed it."""
+        return self._replicas.get(worker.group_id, {}).get(worker)
+
+    def down(self, worker: ids.WorkerId) -> str:
+        """How the worker died that the backend starts anew; empty while it has not."""
+        observed, replica = self._observed.get(worker.group_id), self.replica(worker)
+        if observed is None or replica is None:
+            return ""
+        alone = worker.replica == ids.ONLY_REPLICA
+        if (observed.phase if alone else replica.phase) is not backend.Phase.BACKING_OFF:
+            return ""
+        said = observed.message if alone else (replica.trouble.message if replica.trouble is not None else "")
+        return said or "it died"
+
+    def let_go(self, worker: ids.WorkerId) -> bool:
+        """Whether it is a replica that the backend showed once and shows no more; only those never come back."""
+        return worker.replica != ids.ONLY_REPLICA and worker in self._vanished
+
+    def groups(self) -> tuple[ids.GroupId, ...]:
+        """All groups of which anything is known."""
+        return tuple(sorted(self._observed.keys() | self._speakers.keys() | self._troubles.keys()))
+
+    def workers(self, group_id: ids.GroupId) -> tuple[ids.WorkerId, ...]:
+        """Workers of a group that may exist: those that the backend shows, and those that spoke and did not vanish."""
+        spoke = self._speakers.get(group_id, set()) - self._vanished
+        return tuple(sorted(spoke | self._replicas.get(group_id, {}).keys()))
+
+    def trouble(self, group_id: ids.GroupId, trouble: backend.Trouble | None) -> None:
         """Why the group could not be launched; None when it could."""
-        if message is None:
-            self._troubles.pop(group_id, None)
+        if self._troubles.get(group_id) == trouble:
+            return
+        if trouble is None:
+            del self._troubles[group_id]
         else:
-            self._troubles[group_id] = message
+            self._troubles[group_id] = trouble
+        self.changed.notify()
 
     @property
-    def troubles(self) -> Mapping[ids.GroupId, str]:
+    def troubles(self) -> Mapping[ids.GroupId, backend.Trouble]:
         """Groups that could not be launched, with the reason."""
         return self._troubles
 
-    def keep_only(self, groups: Collection[ids.GroupId], leases: Collection[ids.LeaseId]) -> None:
-        """Forgets groups and leases that are no more."""
-        for known in (self._heard, self._digested, self._gone, self._troubles):
-            for group_id in [each for each in known if each not in groups]:
-                del known[group_id]
+    def keep_only(self, groups: Collection[ids.GroupId], leases: Collection[ids.LeaseId]) -> tuple[ids.WorkerId, ...]:
+        """Forgets groups and leases that are no more, and workers that vanished; answers the latter."""
+        vanished = tuple(sorted(each for each in self._vanished if each in self._heard))
+        for known in (self._heard, self._digested, self._gone):
+            for worker in [each for each in known if each.group_id not in groups or each in self._vanished]:
+                del known[worker]
+        for group_id in [each for each in self._troubles if each not in groups]:
+            del self._troubles[group_id]
+        self._speakers = {key: kept for key, each in self._speakers.items() if (kept := each & self._heard.keys())}
+        self._vanished = {each for each in self._vanished if each.group_id in groups}
         for lease_id in [each for each in self.uses if each not in leases]:
             del self.uses[lease_id]
+        return vanished
+
+    def _keep(self, report: group.GroupReport) -> None:
+        self._heard[report.worker] = report
+        self._speakers.setdefault(report.group_id, set()).add(report.worker)

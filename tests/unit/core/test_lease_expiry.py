@@ -59,7 +59,7 @@ def test_there_is_no_deadline_before_the_first_active_nor_after_the_end() -> Non
     ended = lifecycle.end(active(TEN), _why(), holds_bytes=True)
     assert expiry.deadline(ended) is None
     assert expiry.pending_deadline(ended) is None
-    assert expiry.verdict(ended, NO_PROOF, b.at(9999)) == expiry.Keep(None)
+    assert expiry.verdict(ended, [NO_PROOF], b.at(9999)) == expiry.Keep(None)
 
 
 @hypothesis.given(TIMES, st.lists(st.tuples(st.floats(0, 9000), SPANS), max_size=6), st.floats(0, 100))
@@ -112,47 +112,47 @@ def test_keep_alive_renews_by_the_hold_but_not_a_manual_lease() -> None:
 
 
 def test_before_the_deadline_the_lease_is_kept() -> None:
-    assert expiry.verdict(active(TEN), NO_PROOF, b.at(9.9)) == expiry.Keep(b.at(10))
+    assert expiry.verdict(active(TEN), [NO_PROOF], b.at(9.9)) == expiry.Keep(b.at(10))
 
 
 def test_idleness_needs_a_report_from_after_the_deadline_that_knows() -> None:
     old = expiry.Evidence(sampled_at=b.at(9), activity_known=True)
     blind = expiry.Evidence(sampled_at=b.at(11), activity_known=False)
     for evidence in (NO_PROOF, old, blind):
-        assert isinstance(expiry.verdict(active(TEN), evidence, b.at(5000)), expiry.WaitForProof)
+        assert isinstance(expiry.verdict(active(TEN), [evidence], b.at(5000)), expiry.WaitForProof)
     proof = expiry.Evidence(sampled_at=b.at(10), activity_known=True)
-    assert _reason(expiry.verdict(active(TEN), proof, b.at(11))) == "Idle"
+    assert _reason(expiry.verdict(active(TEN), [proof], b.at(11))) == "Idle"
 
 
 def test_a_request_in_flight_is_use_now() -> None:
     busy = expiry.Evidence(sampled_at=b.at(11), activity_known=True, in_use=True)
-    assert expiry.verdict(active(TEN), busy, b.at(12)) == expiry.Keep(b.at(21))
+    assert expiry.verdict(active(TEN), [busy], b.at(12)) == expiry.Keep(b.at(21))
 
 
 def test_a_lost_worker_is_waited_for_but_not_for_ever() -> None:
     gone = expiry.Evidence(sampled_at=b.at(2), activity_known=True, worker_gone_since=b.at(3))
-    assert expiry.verdict(active(TEN), gone, b.at(20)) == expiry.WaitForProof(b.at(10) + expiry.PROOF_WAIT)
-    assert _reason(expiry.verdict(active(TEN), gone, b.at(70))) == "Idle"
+    assert expiry.verdict(active(TEN), [gone], b.at(20)) == expiry.WaitForProof(b.at(10) + expiry.PROOF_WAIT)
+    assert _reason(expiry.verdict(active(TEN), [gone], b.at(70))) == "Idle"
     late = dataclasses.replace(gone, worker_gone_since=b.at(40))
-    assert expiry.verdict(active(TEN), late, b.at(70)) == expiry.WaitForProof(b.at(40) + expiry.PROOF_WAIT)
+    assert expiry.verdict(active(TEN), [late], b.at(70)) == expiry.WaitForProof(b.at(40) + expiry.PROOF_WAIT)
 
 
 def test_the_greatest_lifetime_needs_no_proof() -> None:
     held = active(dataclasses.replace(TEN, max_lifetime=b.s(30)), used=29)
     busy = expiry.Evidence(sampled_at=b.at(30), activity_known=True, in_use=True)
-    assert expiry.verdict(held, busy, b.at(29)) == expiry.Keep(b.at(30))
-    assert _reason(expiry.verdict(held, busy, b.at(30))) == "MaxLifetime"
+    assert expiry.verdict(held, [busy], b.at(29)) == expiry.Keep(b.at(30))
+    assert _reason(expiry.verdict(held, [busy], b.at(30))) == "MaxLifetime"
 
 
 def test_leases_that_only_calls_renew_end_without_proof() -> None:
     held = active(dataclasses.replace(TEN, renewal=lease.Renewal.MANUAL))
-    assert _reason(expiry.verdict(held, NO_PROOF, b.at(10))) == "NotRenewed"
+    assert _reason(expiry.verdict(held, [NO_PROOF], b.at(10))) == "NotRenewed"
 
 
 def test_a_lease_that_never_became_active_fails_with_the_reason_why_it_waited() -> None:
     waiting = lifecycle.wait(b.L("a").pending(), "NoCapacity", "all full", b.at(1))
-    assert expiry.verdict(waiting, NO_PROOF, b.at(3599)) == expiry.Keep(b.at(3600))
-    found = expiry.verdict(waiting, NO_PROOF, b.at(3600))
+    assert expiry.verdict(waiting, [NO_PROOF], b.at(3599)) == expiry.Keep(b.at(3600))
+    found = expiry.verdict(waiting, [NO_PROOF], b.at(3600))
     assert isinstance(found, expiry.End)
     assert (found.end.state, found.end.reason) == (lease.LeaseState.FAILED, "PendingTimeout")
     assert "all full" in found.end.message
@@ -170,7 +170,7 @@ def test_nothing_ends_before_its_deadline(
 ) -> None:
     held = active(times, used=used)
     evidence = expiry.Evidence(sampled_at=b.at(received), activity_known=known, worker_gone_since=b.at(received))
-    if isinstance(expiry.verdict(held, evidence, b.at(now)), expiry.End):
+    if isinstance(expiry.verdict(held, [evidence], b.at(now)), expiry.End):
         assert b.at(now) >= due(held)
 
 

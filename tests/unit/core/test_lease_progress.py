@@ -24,7 +24,7 @@ def report(*states: group.ModelState, **more: object) -> group.GroupReport:
 
 
 def of(found: group.GroupReport | None) -> progress.Progress:
-    return progress.of(HELD, BOOKED, HERE, found)
+    return progress.of(HELD, BOOKED, found, reachable=found is not None and HERE in found.endpoints)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_ready_needs_every_model_and_the_endpoint() -> None:
     assert of(report(S.READY, S.READY, generation=9)) == progress.Ready()
     other = b.model_report(b.M("two", 10, version="v2"))
     assert of(b.a_report("w1", b.model_report(ONE), other, generation=3, endpoints=(HERE,))) != progress.Ready()
-    assert progress.of(HELD, BOOKED, None, report(S.READY, S.READY)) != progress.Ready()
+    assert progress.of(HELD, BOOKED, report(S.READY, S.READY), reachable=False) != progress.Ready()
 
 
 def test_a_final_failure_outweighs_a_passing_one() -> None:

@@ -12,7 +12,7 @@ from tms_server.model import ids
 from tms_server.services import agents
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-SESSION = agents.Session(ids.GroupId("g1"))
+SESSION = agents.Session(ids.WorkerId(ids.GroupId("g1")))
 
 
 @pytest.mark.parametrize(("said_s", "believed_s"), [(-3, -3), (0, 0), (3600, 0)])

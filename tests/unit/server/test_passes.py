@@ -202,7 +202,7 @@ async def test_a_worker_that_is_gone_owes_no_proof_for_ever(world: middle.World)
     active = await world.active()
     assert active.group_id is not None
     world.advance(minutes=10)
-    world.live.lose(active.group_id, world.clock.now())
+    world.live.lose(ids.WorkerId(active.group_id), world.clock.now())
     await world.expire()
     assert (await world.get(active.lease.id)).lease.state is S.ACTIVE
     world.advance(seconds=60)
