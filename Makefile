@@ -5,10 +5,10 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit e2e format protos docs bench lock clean
+.PHONY: help setup demo test test-kubernetes check unit e2e format protos docs bench lock clean
 
 help: ## Show what can be made
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(UV):
 	@echo "Setting up uv ..."
@@ -30,6 +30,13 @@ demo: .venv/.ready ## Lease a classifier of handwritten digits, use it, watch it
 test: .venv/.ready ## Lint, types, architecture and all tests
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@$(MAKE) --no-print-directory test-kubernetes
+
+# What stops a program that the others need runs after them, alone.
+test-kubernetes: .venv/.ready ## The tests on a real Kubernetes control plane (the first time: seven minutes to build it)
+	@$(BIN)/python -m tests.kubernetes.cluster exec -- sh -c '\
+		python -m pytest -n $(JOBS) --dist worksteal -m "not disruptive" tests/kubernetes && \
+		python -m pytest -m disruptive tests/kubernetes'
 
 check: .venv/.ready ## Lint, types and import contracts only
 	@$(BIN)/ruff format --check .
