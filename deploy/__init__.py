@@ -1,0 +1,1 @@
+"""What brings TMS to a cluster: the chart, the images, the alerts and dashboards."""

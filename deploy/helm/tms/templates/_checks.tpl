@@ -1,0 +1,39 @@
+{{- /* Values that exclude each other, refused with the key and the remedy. Included by the Deployment, so that nothing is
+made of values that cannot be meant. */ -}}
+
+{{- define "tms.checks" -}}
+{{- if and (gt (int .Values.server.replicas) 1) (not (include "tms.usesPostgres" .)) -}}
+{{- fail (printf "server.replicas: %d servers cannot share SQLite; set database.url or database.existingSecret to PostgreSQL, or server.replicas to 1" (int .Values.server.replicas)) -}}
+{{- end -}}
+{{- if and .Values.database.url (not (regexMatch "^postgres(ql)?(\\+psycopg)?://" .Values.database.url)) -}}
+{{- fail "database.url: only postgresql://USER:PASSWORD@HOST/DATABASE; SQLite needs no URL" -}}
+{{- end -}}
+{{- if and (eq .Values.tls.mode "secret") (not .Values.tls.secretName) -}}
+{{- fail "tls.secretName: needed with tls.mode secret: a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- end -}}
+{{- if and (eq .Values.tls.mode "certManager") (not .Values.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.certManager.issuerRef.name: needed with tls.mode certManager" -}}
+{{- end -}}
+{{- if and (eq .Values.tls.mode "off") .Values.metricsApi.enabled -}}
+{{- fail "metricsApi.enabled: the Kubernetes API server speaks TLS only; set tls.mode, or metricsApi.enabled to false" -}}
+{{- end -}}
+{{- if and .Values.metricsApi.enabled .Values.metricsApi.register (not .Values.rbac.create) (eq .Values.tls.mode "secret") (not (include "tms.caBundle" .)) -}}
+{{- fail "tls.caBundle: needed with tls.mode secret where the Secret cannot be read now" -}}
+{{- end -}}
+{{- if and .Values.service.nodePort (ne .Values.service.type "NodePort") -}}
+{{- fail (printf "service.nodePort: has no meaning with service.type %s; set service.type to NodePort" .Values.service.type) -}}
+{{- end -}}
+{{- if and .Values.service.loadBalancerClass (ne .Values.service.type "LoadBalancer") -}}
+{{- fail (printf "service.loadBalancerClass: has no meaning with service.type %s" .Values.service.type) -}}
+{{- end -}}
+{{- range $name, $repository := .Values.repositories -}}
+{{- if and $repository.existingSecret $repository.keys -}}
+{{- fail (printf "repositories.%s: existingSecret and keys exclude each other" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $pool := .Values.pools -}}
+{{- if and $pool.profile (ne $pool.profile "default") (not (hasKey $.Values.profiles $pool.profile)) -}}
+{{- fail (printf "pools.%s.profile: there is no profile %q; declare profiles.%s" $name $pool.profile $pool.profile) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
