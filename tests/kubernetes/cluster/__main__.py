@@ -21,7 +21,11 @@ _COMMAND_SETTINGS = {"allow_extra_args": False, "ignore_unknown_options": False}
 _Command = Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run, after `--`.")]
 _Inside = Annotated[bool, typer.Option("--inside", hidden=True, help="Already in the namespace.")]
 
-app = typer.Typer(help="A real control plane for tests, without root and without containers.", add_completion=False)
+app = typer.Typer(
+    help="A real control plane for tests, without root and without containers.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command()

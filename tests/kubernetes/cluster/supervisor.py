@@ -157,7 +157,7 @@ def kill_descendants() -> None:
     """Kills, by its id, every process below this one, and waits until none is left."""
     with contextlib.suppress(ChildProcessError):
         while True:
-            for pid in _descendants(os.getpid()):
+            for pid in descendants(os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             os.waitpid(-1, 0)
@@ -165,7 +165,8 @@ def kill_descendants() -> None:
                 pass
 
 
-def _descendants(ancestor: int) -> list[int]:
+def descendants(ancestor: int) -> list[int]:
+    """The ids of all processes below one, nearest first."""
     parents = dict(_processes())
     found: list[int] = []
     level = {ancestor}
