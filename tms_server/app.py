@@ -29,7 +29,7 @@ from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store as store_module
-from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver
+from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver, router
 from tms_server.repositories import resolver as repositories
 from tms_server.services import agents, create, leases, names, parts, pools, watch, workers
 from tms_server.store import store as sql
@@ -218,7 +218,7 @@ class _Loops:
             clock=work.clock,
             live=work.live,
             metrics=work.metrics,
-            lost_after=dt.timedelta(seconds=timing.lost_after_s),
+            lost_after=work.lost_after,
         )
         place = placer.Placer(
             store=work.store,
@@ -241,7 +241,17 @@ class _Loops:
             self._loop("janitor", sweep),
             self._loop("agents", hub.push),
         ]
-        self._reports = self._loop("reports", self._digest(digest))
+        self._heard = [self._loop("reports", self._digest(digest))]
+        if work.backend.routes:
+            lead = router.Router(
+                store=work.store,
+                backend=work.backend,
+                clock=work.clock,
+                live=work.live,
+                lost_after=work.lost_after,
+                done=work.changed.notify,
+            )
+            self._heard.append(self._loop("router", lead))
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
             self._loop("heartbeat", self.heartbeat, beat),
@@ -250,7 +260,7 @@ class _Loops:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Runs everything in the task group."""
-        each = (*self._changed, self._reports, *self._timed)
+        each = (*self._changed, *self._heard, *self._timed)
         running = [self._tasks.create_task(one.run(), name=one.name) for one in each]
         wakers = (self._on_change(), self._on_report(), self._on_backend())
         return [*running, *(self._tasks.create_task(waker) for waker in wakers)]
@@ -291,7 +301,7 @@ class _Loops:
         with contextlib.suppress(errors.Unavailable):
             while True:
                 count = self._work.changed.count
-                for each in (*self._changed, self._reports):
+                for each in (*self._changed, *self._heard):
                     each.wake()
                 await self._work.changed.after(count)
 
@@ -299,7 +309,8 @@ class _Loops:
         with contextlib.suppress(errors.Unavailable):
             while True:
                 count = self._work.live.changed.count
-                self._reports.wake()
+                for each in self._heard:
+                    each.wake()
                 await self._work.live.changed.after(count)
 
     async def _on_backend(self) -> None:

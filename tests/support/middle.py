@@ -14,7 +14,7 @@ from tms_server.fleet import desired
 from tms_server.model import caller, group, ids, lease
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import store as store_module
-from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, placer, reports, resolver
+from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, placer, reports, resolver, router
 from tms_server.services import agents, create, leases, names, parts, pools, views, watch, workers
 from tms_server.testing import backend as fake
 from tms_server.testing import clock as fake_clock
@@ -28,9 +28,9 @@ LOST_AFTER = dt.timedelta(seconds=10)
 class World:
     """Every use case and every pass over one store; passes run only when a test says so."""
 
-    def __init__(self, store: store_module.Store, clock: fake_clock.FakeClock) -> None:
+    def __init__(self, store: store_module.Store, clock: fake_clock.FakeClock, *, routes: bool = False) -> None:
         self.store, self.clock = store, clock
-        self.backend, self.shelf = fake.FakeBackend(), servers.Shelf()
+        self.backend, self.shelf = fake.FakeBackend(routes=routes), servers.Shelf()
         self.metrics, self.live, self.changed = metrics_module.Metrics(), live.Live(), signal.Signal()
         self.parts = parts.Parts(
             store=store,
@@ -82,6 +82,14 @@ class World:
             metrics=self.metrics,
             lost_after=LOST_AFTER,
         )
+        self.lead = router.Router(
+            store=self.store,
+            backend=self.backend,
+            clock=self.clock,
+            live=self.live,
+            lost_after=LOST_AFTER,
+            done=self.changed.notify,
+        )
         self.beat = heartbeat.Heartbeat(self.store, self.clock, self.live)
         self.sweep = janitor.Janitor(store=self.store, backend=self.backend, clock=self.clock, live=self.live)
         self.look_up = resolver.Resolver(store=self.store, clock=self.clock, resolver=self.shelf)
@@ -106,8 +114,24 @@ class World:
         """A lease whose worker said that it serves."""
         placed = await self.placed(*names_, **fields)
         assert placed.group_id is not None
-        await self.hear(placed.group_id)
+        for replica in self.replicas(placed.group_id):
+            await self.hear(placed.group_id, replica=replica)
+        if self.backend.routes:
+            await self.settle()
         return await self.get(placed.lease.id)
+
+    def replicas(self, group_id: ids.GroupId) -> tuple[ids.ReplicaId, ...]:
+        """Those that the backend runs."""
+        return tuple(self.backend.world.groups[group_id].replicas)
+
+    async def settle(self) -> None:
+        """What a change of the world leads to, as far as no worker has to say anything."""
+        for _ in range(3):
+            await self.fleet()
+            await self.fleet.settled()
+            await self.lead()
+            await self.digest()
+            await self.agents.push()
 
     async def run_fleet(self) -> None:
         await self.fleet()

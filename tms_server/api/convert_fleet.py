@@ -99,6 +99,7 @@ def desired_message(state: agents.DesiredState) -> agent_pb2.ServerMessage:
                 for each in state.wanted.endpoints
             ],
             report_interval=fields.duration(state.report_interval),
+            routed=state.routed,
         )
     )
 

@@ -65,25 +65,26 @@ def wanted(
 
     Assignments of other groups are passed over, so are endpoints that are not published yet.
     """
-    held = _held(target, assignments, leases)
-    models = {model.key: model for owner in held for model in bundle.models(owner)}
+    owners = held(target.id, assignments, leases)
+    models = {model.key: model for owner in owners for model in bundle.models(owner)}
     return Wanted(
         generation=target.generation,
         models=tuple(
             WantedModel(key=key, source=model.source, override=model.reference.config_override)
             for key, model in models.items()
         ),
-        endpoints=_endpoints(held, names, endpoints),
+        endpoints=_endpoints(owners, names, endpoints),
     )
 
 
-def _held(
-    target: group.WorkerGroup,
+def held(
+    group_id: ids.GroupId,
     assignments: Iterable[group.Assignment],
     leases: Mapping[ids.LeaseId, lease.Lease],
 ) -> tuple[lease.Lease, ...]:
+    """Living leases that are wanted on a group, oldest booking first."""
     booked = sorted(
-        (each for each in assignments if each.group_id == target.id and not each.draining),
+        (each for each in assignments if each.group_id == group_id and not each.draining),
         key=lambda each: (each.assigned_at, each.lease_id, each.copy),
     )
     distinct = dict.fromkeys(each.lease_id for each in booked)

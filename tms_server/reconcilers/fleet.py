@@ -78,7 +78,8 @@ class Fleet:
             stored = await parts.store.read(self._load)
         parts.metrics.show_fleet(stored.leases.values(), stored.shrink.groups, stored.shrink.assignments)
         observed = await parts.backend.observe()
-        parts.live.observe(observed)
+        if parts.live.observe(observed):
+            self._done()
         stuck = _stuck(stored, now)
         wanted = [each for each in stored.shrink.groups if each not in stuck]
         for action in diff.actions(wanted, [each.group_id for each in observed]):

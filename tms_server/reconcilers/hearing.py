@@ -45,11 +45,16 @@ def _of_workers(case: Case, seen: sight.Sight) -> progress.Progress | None:
     down = [worker for _, worker in pairs if worker.down]
     if down and len(down) == len(pairs) and any(worker.report is not None for worker in down):
         return progress.Lost("WorkerLost", f"worker {down[0].id.group_id} died and is started anew: {down[0].down}")
-    if all(worker.report is None for _, worker in pairs):
+    if all(worker.report is None and _unknown(case, worker) for _, worker in pairs):
         return None
     return progress.best(
         progress.of(case.held, booked, worker.report, reachable=_reachable(case, worker)) for booked, worker in pairs
     )
+
+
+def _unknown(case: Case, worker: sight.Worker) -> bool:
+    """Whether a worker that never spoke to this server may serve all the same."""
+    return worker.routed is None or case.held.id in worker.routed
 
 
 def _reachable(case: Case, worker: sight.Worker) -> bool:

@@ -1,7 +1,8 @@
 """The sidecars' side: who may connect, what each is told, what each says.
 
 One living session for each worker; a second one replaces the first. What is told is always whole and computed from the
-store, so a push that comes twice or late does no harm. What is said is only kept here; a reconciler works out its meaning.
+store, so a push that comes twice or late does no harm. A worker is not told to let go of a lease whose clients are still
+led to it. What is said is only kept here; a reconciler works out its meaning.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from collections.abc import AsyncIterator, Collection, Mapping
 import structlog
 
 from tms_server.fleet import desired
-from tms_server.model import errors, group, ids
+from tms_server.model import errors, group, ids, lease
 from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store
 from tms_server.services import parts
+from tms_server.world import routing
 
 log = structlog.get_logger(__name__)
 REPLICA_MAX = 253
+WITHHELD_BOUND = dt.timedelta(seconds=30)
+"""How long a worker keeps what it should let go of, because clients may still be led to it."""
+WITHHELD_RECHECK = dt.timedelta(seconds=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class DesiredState:
     wanted: desired.Wanted
     access: Mapping[str, resolver_module.S3Access]
     report_interval: dt.timedelta
+    routed: bool = False
 
 
 class Session:
@@ -40,6 +46,8 @@ class Session:
     def __init__(self, worker: ids.WorkerId) -> None:
         self.worker = worker
         self.incarnation = ""
+        self.withheld_since: dt.datetime | None = None
+        """Set while it must not be told yet what it should hold."""
         self._next: DesiredState | None = None
         self._told: DesiredState | None = None
         self._failure: errors.TmsError | None = None
@@ -78,8 +86,8 @@ class _Told:
     """What is stored that sidecars are told from."""
 
     epoch: int
-    groups: Mapping[ids.GroupId, group.WorkerGroup]
     wanted: Mapping[ids.GroupId, desired.Wanted]
+    held: Mapping[ids.GroupId, tuple[lease.Lease, ...]]
 
 
 class Agents:
@@ -131,32 +139,48 @@ class Agents:
             report = dataclasses.replace(report, generation=0)
         self._parts.live.hear(report)
 
-    async def push(self) -> None:
-        """One pass: tells every connected sidecar what its worker should hold now."""
+    async def push(self) -> dt.datetime | None:
+        """One pass: tells every connected sidecar what its worker should hold now; answers when to look again."""
         sessions = dict(self._sessions)
         if not sessions:
-            return
+            return None
         groups = {each.group_id for each in sessions}
-        told = await self._parts.store.read(lambda reader: _told(reader, groups))
+        leads = self._parts.backend.routes
+        told = await self._parts.store.read(lambda reader: _told(reader, groups, leads=leads))
         self._epoch = told.epoch
         for worker, session in sessions.items():
-            if worker.group_id in told.groups and not self._parts.live.let_go(worker):
-                session.offer(self._state(told.epoch, told.wanted[worker.group_id]))
-            else:
+            if worker.group_id not in told.wanted or self._parts.live.let_go(worker):
                 session.close(errors.NotFound(f"worker {_name(worker)!r} is not wanted any more"))
+            elif not self._withheld(session, told.held[worker.group_id]):
+                session.offer(self._state(told, worker))
+        waiting = any(each.withheld_since is not None for each in sessions.values())
+        return self._parts.clock.now() + WITHHELD_RECHECK if waiting else None
+
+    def _withheld(self, session: Session, held: Collection[lease.Lease]) -> bool:
+        """Whether clients of leases that the worker should let go of are still led there; for a bounded time."""
+        left = self._parts.backend.routed(session.worker) - {each.id for each in held}
+        if not left:
+            session.withheld_since = None
+            return False
+        now = self._parts.clock.now()
+        session.withheld_since = session.withheld_since or now
+        return now - session.withheld_since < WITHHELD_BOUND
 
     def close(self) -> None:
         """Ends all sessions because the server stops."""
         for session in list(self._sessions.values()):
             session.close(errors.Unavailable("the server is stopping"))
 
-    def _state(self, epoch: int, wanted: desired.Wanted) -> DesiredState:
+    def _state(self, told: _Told, worker: ids.WorkerId) -> DesiredState:
+        wanted, backend = told.wanted[worker.group_id], self._parts.backend
         found = {model.source.uri: self._parts.resolver.access(model.source.uri) for model in wanted.models}
+        report = self._parts.live.heard(worker)
         return DesiredState(
-            epoch=epoch,
+            epoch=told.epoch,
             wanted=wanted,
             access={uri: access for uri, access in found.items() if access is not None},
             report_interval=self._report_interval,
+            routed=backend.routes and routing.led(told.held[worker.group_id], report, backend.routed(worker)),
         )
 
 
@@ -170,13 +194,17 @@ def _name(worker: ids.WorkerId) -> str:
     return "/".join(filter(None, worker))
 
 
-def _told(reader: store.Reader, groups_: Collection[ids.GroupId]) -> _Told:
-    groups = {each.id: each for each in reader.groups() if each.id in groups_}
-    assignments = reader.assignments()
+def _told(reader: store.Reader, groups: Collection[ids.GroupId], *, leads: bool) -> _Told:
+    """With `leads` the backend has the addresses, and no sidecar listens on any."""
+    booked: dict[ids.GroupId, list[group.Assignment]] = {each: [] for each in groups}
+    for each in reader.assignments():
+        if each.group_id in booked:
+            booked[each.group_id].append(each)
     leases = {each.id: each for each in reader.unended_leases()}
-    names, endpoints = reader.names(), reader.endpoints()
+    names, endpoints = ((), {}) if leads else (reader.names(), reader.endpoints())
+    found = [each for each in reader.groups() if each.id in booked]
     return _Told(
         epoch=reader.installation().epoch,
-        groups=groups,
-        wanted={key: desired.wanted(each, assignments, leases, names, endpoints) for key, each in groups.items()},
+        wanted={each.id: desired.wanted(each, booked[each.id], leases, names, endpoints) for each in found},
+        held={each.id: desired.held(each.id, booked[each.id], leases) for each in found},
     )

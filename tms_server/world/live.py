@@ -83,11 +83,11 @@ class Live:
         """The last report of each worker that the backend does not say to be gone."""
         return tuple(report for worker, report in self._heard.items() if worker not in self._vanished)
 
-    def observe(self, observed: Iterable[backend.Observed]) -> None:
-        """What the backend shows now. A replica that it showed before and no longer shows has vanished."""
+    def observe(self, observed: Iterable[backend.Observed]) -> bool:
+        """What the backend shows now; answers whether that is new. A replica that it shows no more has vanished."""
         seen = {each.group_id: each for each in observed}
         if seen == self._observed:
-            return
+            return False
         replicas = {
             key: {ids.WorkerId(key, replica.id): replica for replica in each.replicas} for key, each in seen.items()
         }
@@ -96,6 +96,7 @@ class Live:
         self._vanished = (self._vanished | before) - present
         self._observed, self._replicas = seen, replicas
         self.changed.notify()
+        return True
 
     def observed(self, group_id: ids.GroupId) -> backend.Observed | None:
         """The group as the backend last showed it."""
