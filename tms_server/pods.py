@@ -36,9 +36,10 @@ class Cache(sections.Section):
         return self
 
 
-class Server(sections.Section):
-    """How a V2 server is started in a pod."""
+class Program(sections.Section):
+    """A V2 server that leases and pools may name as their command, beside tms-worker."""
 
+    image: str = Field(description="image that it runs in")
     command: tuple[str, ...] = Field(default=(), description="command; empty: the image's own entry point")
     args: tuple[str, ...] = Field(
         default=(), description="arguments; empty: those of tms-worker. $(POD_IP) is the pod's address"
@@ -52,15 +53,18 @@ class Profile(sections.Section):
         default="nvidia.com/gpu", description="resource that counts devices, or slices as nvidia.com/mig-1g.10gb"
     )
     cpu_milli: int = Field(default=1000, ge=0, description="thousandths of a processor where a worker asks for none")
+    most_gpus: int = Field(default=16, ge=0, description="most devices that a worker may ask for")
+    memory_bytes: int = Field(
+        default=0, ge=0, description="bytes that models may book where a worker asks for none; 0: workers.memory_bytes"
+    )
     memory_overhead_bytes: int = Field(
-        default=1 * 2**30, ge=0, description="main memory of a worker beside what models book"
+        default=2**29, ge=0, description="main memory of a worker beside what models book"
     )
-    gpu_memory_bytes: int = Field(
-        default=0, ge=0, description="bytes that models may book on a device; needed for workers with devices"
-    )
-    gpu_main_memory_bytes: int = Field(
+    host_memory_bytes: int = Field(
         default=8 * 2**30, ge=0, description="main memory of a worker whose models are on a device"
     )
+    sidecar_cpu_milli: int = Field(default=50, ge=0, description="thousandths of a processor of the sidecar")
+    sidecar_memory_bytes: int = Field(default=256 * 2**20, ge=0, description="main memory of the sidecar")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that nodes must have")
     affinity: dict[str, Any] = Field(default_factory=dict, description="affinity, as in a pod")
     tolerations: tuple[dict[str, Any], ...] = Field(default=(), description="tolerations, as in a pod")
@@ -74,10 +78,14 @@ class Profile(sections.Section):
     annotations: dict[str, str] = Field(default_factory=dict, description="further annotations of pods")
     environment: dict[str, str] = Field(default_factory=dict, description="further variables of both containers")
     cache: Cache = Field(default=Cache(), description="where fetched models are kept")
-    server: Server = Field(default=Server(), description="the inference server, where it is not tms-worker")
+    user_id: int | None = Field(default=65532, ge=1, description="user of both containers; none: the image's own")
+    group_id: int | None = Field(default=65532, ge=1, description="group of both containers and of their volumes")
     service_account: str = Field(default="", description="service account of pods; empty: the namespace's default")
     token_audience: str = Field(
         default="", description="audience of a projected token for model stores; empty: no token in the pod"
+    )
+    start_bound_s: int = Field(
+        default=300, ge=1, le=86400, description="seconds after which a worker that does not answer is started anew"
     )
     termination_grace_s: int = Field(default=60, ge=1, le=3600, description="seconds that a pod has to finish")
     lost_node_s: int = Field(default=15, ge=0, le=3600, description="seconds until pods of a lost node are replaced")
@@ -111,6 +119,7 @@ class Kubernetes(sections.Section):
         default=30.0, ge=1, le=86400, description="seconds after which a worker lets a client connect anew"
     )
     writes_per_s: float = Field(default=200.0, gt=0, description="most writes to the API server per second")
+    programs: dict[str, Program] = Field(default_factory=dict, description="further servers by name")
     profiles: dict[str, Profile] = Field(default_factory=dict, description="shapes of pods by name")
 
     @pydantic.field_validator("profiles")

@@ -35,7 +35,7 @@ def _sections() -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
     yield "[pools.NAME]", sections.Pool
     yield "[kubernetes.profiles.NAME]", pods.Profile
     yield "[kubernetes.profiles.NAME.cache]", pods.Cache
-    yield "[kubernetes.profiles.NAME.server]", pods.Server
+    yield "[kubernetes.programs.NAME]", pods.Program
 
 
 def _table(section: type[pydantic.BaseModel]) -> Iterator[str]:
