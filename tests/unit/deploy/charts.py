@@ -51,7 +51,7 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
         "profiles": {
             "default": {"gpu_resource": ""},
             "a100": {
-                "gpu_memory_bytes": 80 * 2**30,
+                "memory_bytes": 80 * 2**30,
                 "node_selector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
                 "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
                 "cache": {"kind": "host_path", "path": "/var/cache/tms"},

@@ -82,7 +82,7 @@ def test_pods_pass_the_restricted_standard(values: Mapping[str, Any]) -> None:
 
 def test_the_settings_are_those_that_were_asked_for(tmp_path: pathlib.Path) -> None:
     told = charts.told(charts.render(MATRIX["fleet"]), tmp_path)
-    assert told.kubernetes.profiles["a100"].gpu_memory_bytes == 80 * 2**30
+    assert told.kubernetes.profiles["a100"].memory_bytes == 80 * 2**30
     assert told.kubernetes.profiles["a100"].tolerations[0]["key"] == "nvidia.com/gpu"
     assert told.kubernetes.profiles["a100"].image_pull_secrets == ("registry",)
     assert told.kubernetes.worker_image == "registry.example:5000/ai/tms/worker:0.1.0-cuda"
