@@ -47,7 +47,7 @@ class Version:
     programs: tuple[weakref.ref[port.Program], ...]
 
     def statistics(self) -> border.ModelStatistics:
-        return self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.pending, self.cost)
+        return self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

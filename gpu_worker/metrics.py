@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from gpu_worker import machine
-from gpu_worker.engine import border
+from gpu_worker.engine import border, statistics
 from gpu_worker.http import api, messages, routes
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _REMEMBERED = 1000
+_LATENCY = "tms_inference_request_duration_seconds"
+_LATENCY_BOUNDS = (*(f"{bound / 1e6:g}" for bound in statistics.LATENCY_BOUNDS_US), "+Inf")
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 _PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
@@ -79,6 +82,12 @@ _PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]
         "Instantaneous number of pending requests awaiting execution",
         lambda of: of.pending,
     ),
+    (
+        "tms_inference_in_flight",
+        "gauge",
+        "Requests that have no answer yet, waiting or running",
+        lambda of: of.in_flight,
+    ),
     ("nv_model_load_duration_secs", "gauge", "Model load time in seconds", lambda of: of.load_duration_s),
 )
 
@@ -126,7 +135,7 @@ class Metrics:
     def text(self) -> str:
         """The exposition as it is now, with the machine as last read."""
         found = self._engine.statistics("", "")
-        return "".join([*_models(found), *self._failed(found), *_readings(self._readings)])
+        return "".join([*_models(found), *_latency(found), *self._failed(found), *_readings(self._readings)])
 
     def _fresh(self) -> bool:
         read_at_s = self._read_at_s
@@ -163,6 +172,17 @@ def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
         yield _head(family, kind, words)
         for of in versions:
             yield _line(family, {"model": of.name, "version": of.version}, value(of))
+
+
+def _latency(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+    yield _head(_LATENCY, "histogram", "Time of successful requests from their arrival to their answer, in seconds")
+    for of in found:
+        labels = {"model": of.name, "version": of.version}
+        counts = list(itertools.accumulate(of.latency))
+        for bound, count in zip(_LATENCY_BOUNDS, counts, strict=True):
+            yield _line(f"{_LATENCY}_bucket", {**labels, "le": bound}, count)
+        yield _line(f"{_LATENCY}_sum", labels, of.success.ns / 1e9)
+        yield _line(f"{_LATENCY}_count", labels, counts[-1])
 
 
 def _readings(readings: Iterable[machine.Reading]) -> Iterable[str]:

@@ -162,7 +162,9 @@ class ModelStatistics:
     """Counters of one model version since its load.
 
     `inference_count` counts items, `execution_count` model runs, `success.count` requests. `failures` counts requests by
-    reason: REJECTED, CANCELED, BACKEND, OTHER.
+    reason: REJECTED, CANCELED, BACKEND, OTHER. `in_flight` requests have no answer yet, `pending` of them wait for an
+    instance. `latency` counts successful requests by how long they took, in the buckets between
+    `statistics.LATENCY_BOUNDS_US`, the last for what is above all.
     """
 
     name: str
@@ -179,6 +181,8 @@ class ModelStatistics:
     batches: tuple[BatchStatistics, ...]
     pending: int
     failures: Mapping[str, int]
+    in_flight: int = 0
+    latency: tuple[int, ...] = ()
     memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     load_duration_s: float = 0.0
 

@@ -54,6 +54,7 @@ class Scheduler:
         self._condition = threading.Condition(threading.Lock())
         self._queue: collections.deque[work.Work] = collections.deque()
         self._config = model.batching
+        self._running = 0
         self._idle = 0
         self._timed = 0
         self._closing = False
@@ -67,10 +68,11 @@ class Scheduler:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def pending(self) -> int:
-        """Requests that wait for an instance."""
-        return len(self._queue)
+    def waiting(self) -> statistics.Waiting:
+        """What has no answer yet."""
+        with self._condition:
+            pending = len(self._queue)
+            return statistics.Waiting(pending, pending + self._running)
 
     def submit(
         self, requests: Iterable[border.InferRequest], loop: asyncio.AbstractEventLoop, arrival_ns: int
@@ -134,15 +136,18 @@ class Scheduler:
             self._condition.notify()
 
     def _serve(self, program: port.Program) -> None:
-        while (batch := self._next()) is not None:
+        done = 0
+        while (batch := self._next(done)) is not None:
             self._bury(batch.dead)
             self._deliver(batch.ticket, self._execute(program, batch.works) if batch.works else [])
+            done = len(batch.works)
             # The answers' memory is the clients' now; do not hold it while waiting.
             del batch
 
-    def _next(self) -> _Batch | None:
-        """Waits for the next batch; None once all is done and nothing more will come."""
+    def _next(self, done: int) -> _Batch | None:
+        """Waits for the next batch, after `done` requests; None once all is done and nothing more will come."""
         with self._condition:
+            self._running -= done
             while True:
                 now_ns = time.monotonic_ns()
                 decision = batching.decide(self._queue, now_ns, self._config)
@@ -165,6 +170,7 @@ class Scheduler:
                 works.append(each)
             else:
                 dead.append((each, end))
+        self._running += len(works)
         self._wake(now_ns)
         return _Batch(works, dead, self._ticket())
 
@@ -227,13 +233,12 @@ class Scheduler:
         return [(each, validation.with_id(internal, each.request.id)) for each in works]
 
     def _count(self, works: Sequence[work.Work], started_ns: int, timings: statistics.Timings) -> None:
-        arrivals_ns = sum(each.arrival_ns for each in works)
+        now_ns = time.monotonic_ns()
         self._counters.executed(
             statistics.Executed(
-                requests=len(works),
                 items=sum(each.size for each in works),
-                queue_ns=len(works) * started_ns - arrivals_ns,
-                total_ns=len(works) * time.monotonic_ns() - arrivals_ns,
+                queue_ns=sum(started_ns - each.arrival_ns for each in works),
+                lives_ns=[now_ns - each.arrival_ns for each in works],
                 timings=timings,
             )
         )

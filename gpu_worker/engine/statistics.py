@@ -5,10 +5,11 @@ One lock, taken once for a batch: sums are made before, so that the cost for a r
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gpu_worker.engine import border
 
@@ -16,6 +17,11 @@ REJECTED = "REJECTED"
 CANCELED = "CANCELED"
 BACKEND = "BACKEND"
 OTHER = "OTHER"
+
+LATENCY_BOUNDS_US = tuple(
+    digit * 10**power for power in range(2, 8) for digit in (1, 2, 5) if 200 <= digit * 10**power <= 20_000_000
+)
+_BOUNDS_NS = [bound * 1000 for bound in LATENCY_BOUNDS_US]
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,13 +35,20 @@ class Timings:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Executed:
-    """One execution: requests and items in it, their waits and lives summed over the requests."""
+    """One execution: items in it, the waits of its requests summed, and the life of each."""
 
-    requests: int
     items: int
     queue_ns: int
-    total_ns: int
+    lives_ns: Sequence[int]
     timings: Timings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Waiting:
+    """Requests that wait for an instance, and all that have no answer yet."""
+
+    pending: int = 0
+    in_flight: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,18 +97,22 @@ class Statistics:
         self._queue = _Duration()
         self._compute = _Compute()
         self._batches: dict[int, _Compute] = {}
+        self._latency = [0] * (len(_BOUNDS_NS) + 1)
         self._failures = dict.fromkeys((REJECTED, CANCELED, BACKEND, OTHER), 0)
 
     def executed(self, done: Executed) -> None:
         # The protocol gives this moment in wall-clock time; nothing is decided by it.
         now_ms = time.time_ns() // 1_000_000
+        requests = len(done.lives_ns)
         with self._lock:
             self._last_inference_ms = now_ms
             self._items += done.items
             self._executions += 1
-            self._success.add(done.requests, done.total_ns)
-            self._queue.add(done.requests, done.queue_ns)
-            self._compute.add(done.requests, done.timings)
+            self._success.add(requests, sum(done.lives_ns))
+            self._queue.add(requests, done.queue_ns)
+            self._compute.add(requests, done.timings)
+            for life_ns in done.lives_ns:
+                self._latency[bisect.bisect_left(_BOUNDS_NS, life_ns)] += 1
             batch = self._batches.get(done.items)
             if batch is None:
                 batch = self._batches[done.items] = _Compute()
@@ -107,7 +124,7 @@ class Statistics:
             self._failures[reason] += count
             self._fail.add(count, total_ns)
 
-    def snapshot(self, name: str, version: str, pending: int, cost: LoadCost) -> border.ModelStatistics:
+    def snapshot(self, name: str, version: str, waiting: Waiting, cost: LoadCost) -> border.ModelStatistics:
         with self._lock:
             return border.ModelStatistics(
                 name=name,
@@ -125,7 +142,9 @@ class Statistics:
                     border.BatchStatistics(size, each.input.frozen(), each.infer.frozen(), each.output.frozen())
                     for size, each in sorted(self._batches.items())
                 ),
-                pending=pending,
+                pending=waiting.pending,
+                in_flight=waiting.in_flight,
+                latency=tuple(self._latency),
                 failures=dict(self._failures),
                 memory_bytes=cost.memory_bytes,
                 load_duration_s=cost.duration_s,

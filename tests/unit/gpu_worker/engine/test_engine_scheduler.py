@@ -50,7 +50,7 @@ def test_a_request_is_counted_before_it_is_answered(deadline_s: float | None, re
     def reply(answer: object, *, final: bool = True) -> None:
         assert final
         assert answer
-        seen.append(counters.snapshot("m", "1", 0, statistics.LoadCost()))
+        seen.append(counters.snapshot("m", "1", statistics.Waiting(), statistics.LoadCost()))
 
     tensor = border.Tensor("IN", "FP32", (1,), np.ones(1, "<f4").tobytes())
     asked = border.InferRequest("m", "", "r", [tensor], [], {}, reply, deadline_s, reason == "CANCELED")
