@@ -14,10 +14,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What the server counts of one model since its load, summed over versions. Times in ms since the epoch, 0 never."""
+    """What the server counts of one model since its load, summed over versions. Times in ms since the epoch, 0 never.
+
+    `request_count` counts all that ended, `failure_count` those among them that ended with an error.
+    """
 
     inference_count: int = 0
     request_count: int = 0
+    failure_count: int = 0
     last_inference_ms: int = 0
     queue_ns: int = 0
     compute_ns: int = 0
@@ -26,6 +30,7 @@ class Counters:
         return Counters(
             inference_count=self.inference_count + other.inference_count,
             request_count=self.request_count + other.request_count,
+            failure_count=self.failure_count + other.failure_count,
             last_inference_ms=max(self.last_inference_ms, other.last_inference_ms),
             queue_ns=self.queue_ns + other.queue_ns,
             compute_ns=self.compute_ns + other.compute_ns,

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import importlib.metadata
 import pathlib
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent import futures
 from typing import Any
 
@@ -22,19 +21,22 @@ import structlog
 
 from protos.tms.v1 import agent_pb2
 from sidecar import (
-    activity,
     backoff,
     cache,
     clock,
+    departure,
     endpoints,
     errors,
     fetch,
     health,
     materialise,
+    readiness,
+    remember,
     report,
     runtime,
-    state,
+    usage,
     values,
+    wedge,
     wire,
 )
 from sidecar import desired as desired_state
@@ -43,7 +45,8 @@ from sidecar.desired import Phase
 log = structlog.get_logger()
 
 _PASS_S, _DOUBT_S = 1.0, 0.2
-_STRIKES = 3
+_PROBE_S = 0.5
+_STALLED_S = 60.0
 _PARALLEL_FETCHES = 2
 _RETRY_S, _RETRY_CAP_S = 1.0, 60.0
 
@@ -53,8 +56,10 @@ class Parts:
     """What an agent works with. `incarnation` is made anew at each start of the process."""
 
     store: cache.Cache
-    memory: state.State
+    memory: remember.Memory
     server: runtime.Runtime
+    usage: usage.Usage
+    departure: departure.Departure
     addresses: endpoints.Endpoints
     repository: pathlib.Path
     worker: values.Endpoint
@@ -70,31 +75,30 @@ class Agent:
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
         self._desired = values.Desired()
-        self._unsaved: agent_pb2.Desired | None = None
         self._held: dict[str, desired_state.Held] = {}
         self._touched: set[str] = set()
         self._gone: dict[str, values.ModelKey] = {}
-        self._recorded: dict[str, values.ModelKey] = {}
-        self._activities: dict[str, activity.Activity] = {}
+        self._latch = readiness.Latch()
         self._fetching: dict[str, tuple[threading.Event, fetch.Progress]] = {}
         self._delays: dict[values.ModelKey, backoff.Backoff] = {}
         self._health = health.Health()
         self._cache_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._defect: BaseException | None = None
-        self._recording = asyncio.Lock()
+        self._passed_s: float | None = None
         self._fetchers = futures.ThreadPoolExecutor(_PARALLEL_FETCHES, "fetch")
 
     async def run(self) -> None:
         """Works until cancelled. What was desired last is restored first."""
-        self._recorded = await asyncio.to_thread(self._parts.memory.loaded)
-        restored = wire.desired(await asyncio.to_thread(self._parts.memory.desired))
+        restored = await self._parts.memory.restore()
         self._cache_bytes = await asyncio.to_thread(self._parts.store.size_bytes)
         if restored.version > self._desired.version:
             self._desired = restored
+        self._spawn(self._watch())
         while True:
+            self._passed_s = asyncio.get_running_loop().time()
             self._wake.clear()
-            await self._save()
+            await self._parts.memory.save()
             await self._observe()
             self._act()
             if self._defect:
@@ -104,6 +108,7 @@ class Agent:
     async def close(self) -> None:
         """Stops all work and closes the addresses; what is loaded stays loaded."""
         self._closed.set()
+        self._parts.departure.closed.set()
         for stop, _progress in self._fetching.values():
             stop.set()
         for task in self._tasks:
@@ -130,11 +135,12 @@ class Agent:
             log.info("desired.stale", epoch=wanted.epoch, generation=wanted.generation)
             return
         newer = wanted.version > self._desired.version
-        self._desired, self._unsaved = wanted, desired
+        self._desired = wanted
         self._retry_at_once(lambda each: newer or each.reason == "NoCredentials")
         self._gone = {name: key for name, key in self._gone.items() if not newer}
         log.info("desired.accepted", epoch=wanted.epoch, generation=wanted.generation, models=len(wanted.models))
         self._act()
+        self._parts.memory.note(desired, routed=self._latch.routed)
         self.changed.set()
         self._wake.set()
 
@@ -144,8 +150,9 @@ class Agent:
     async def report(self) -> agent_pb2.Report:
         """What is so now. What runs is read before what has finished, so that no request falls between the two."""
         at_ms = clock.now_ms()
-        in_flight = self._parts.addresses.in_flight()
-        statistics = await self._statistics()
+        forwarded = self._parts.addresses.in_flight()
+        reading = await self._read(at_ms)
+        ready = {name for name, each in self._held.items() if each.phase is Phase.READY}
         seen = report.Seen(
             desired=self._desired,
             held=self._held,
@@ -153,14 +160,15 @@ class Agent:
             at_ms=at_ms,
             server_ready=self._health.up,
             server_restarts=self._health.restarts,
-            activities=self._activities,
-            activity_known=self._absorb(statistics, at_ms),
-            in_flight=in_flight,
+            activity_known=self._parts.usage.absorb(reading, ready),
+            activities=self._parts.usage.activities,
+            forwarded=forwarded,
+            reading=reading,
+            trouble=self._parts.usage.trouble(),
             fetched_bytes={name: progress.fetched_bytes for name, (_stop, progress) in self._fetching.items()},
             endpoints=self._parts.addresses.opened(),
             unopened=self._parts.addresses.unopened(),
             worker=self._parts.worker,
-            memory_bytes=statistics.memory_bytes if statistics else 0,
             cache_bytes=self._cache_bytes,
         )
         return report.build(seen)
@@ -168,6 +176,40 @@ class Agent:
     def reported(self, sent: agent_pb2.Report) -> None:
         for model in sent.models:
             self._gone.pop(model.name, None)
+
+    # What the pod's probes ask for.
+
+    @property
+    def server_restarts(self) -> int:
+        return self._health.restarts
+
+    def stalled(self) -> bool:
+        """Whether the passes have ceased, though the event loop runs."""
+        return self._passed_s is not None and asyncio.get_running_loop().time() - self._passed_s > _STALLED_S
+
+    def trouble(self) -> wedge.Trouble | None:
+        return self._parts.usage.trouble()
+
+    async def look(self) -> usage.Reading:
+        return await self._parts.usage.read(clock.now_ms())
+
+    async def leave(self) -> None:
+        await self._parts.departure.tell()
+
+    async def readiness(self) -> readiness.Verdict:
+        """Whether clients may be sent here, the worker asked just now; bounded by about a second."""
+        believed = {name: each for name, each in self._held.items() if each.phase is Phase.READY}
+        try:
+            index = await self._parts.server.index(_PROBE_S)
+        except errors.ServerGone as error:
+            self._wake.set()
+            return readiness.Verdict("WorkerUnavailable", str(error))
+        if trouble := self.trouble():
+            return readiness.Verdict(trouble.reason, trouble.message)
+        lost = {name for name, each in believed.items() if self._held.get(name) is each and name not in index.loaded}
+        if lost:
+            self._wake.set()
+        return readiness.verdict(self._latch, self._desired, self._held, lost)
 
     # Observing.
 
@@ -181,10 +223,15 @@ class Agent:
                 self.changed.set()
             return
         untouched = {name: each for name, each in self._held.items() if name not in self._touched}
-        settled = desired_state.settle(untouched, index.loaded - self._touched, self._recorded)
+        settled = desired_state.settle(untouched, index.loaded - self._touched, self._parts.memory.loaded)
         was_up = self._health.up
-        if self._health.answered(empty=not index.loaded | index.busy, lost=bool(settled.lost)):
+        self._parts.usage.answered()
+        restarted = self._health.answered(empty=not index.loaded | index.busy, lost=bool(settled.lost))
+        if restarted:
             self._retry_at_once(lambda _: True)
+            self._parts.usage.restarted()
+        if restarted or (settled.lost and not index.loaded):
+            self._latch = readiness.restarted(self._latch)
         if not was_up:
             log.info("server.up", restarts=self._health.restarts)
             self._retry_at_once(lambda each: each.reason == "ServerGone")
@@ -193,32 +240,29 @@ class Agent:
     def _correct(self, settled: desired_state.Settled, untouched: dict[str, desired_state.Held]) -> None:
         for name in settled.lost:
             log.warning("model.lost", model=name)
-            self._activities[name] = activity.interrupted(self._activities.get(name), clock.now_ms())
+            self._parts.usage.lost(name)
             self._put(name, None)
         for name, each in settled.held.items():
             if each != untouched.get(name) and name not in self._touched:
                 log.info("model.adopted", model=name, source_digest=each.key.source_digest)
                 self._put(name, each)
 
-    async def _statistics(self) -> runtime.Statistics | None:
+    async def _read(self, at_ms: int) -> usage.Reading:
         if not self._health.up:
-            return None
-        try:
-            return await self._parts.server.statistics()
-        except errors.ServerGone as error:
-            log.warning("statistics.unavailable", error=str(error))
+            return usage.Reading(at_ms=at_ms)
+        reading = await self._parts.usage.read(at_ms)
+        if reading.statistics is None:
             self._wake.set()
-            return None
+        return reading
 
-    def _absorb(self, statistics: runtime.Statistics | None, at_ms: int) -> bool:
-        """Moves the activities on; whether the use of every ready model is known."""
-        ready = {name for name, each in self._held.items() if each.phase is Phase.READY}
-        if statistics is None:
-            return False
-        for name in ready & statistics.models.keys():
-            before = self._activities.get(name)
-            self._activities[name] = activity.advance(before, statistics.models[name], at_ms)
-        return ready <= statistics.models.keys()
+    async def _watch(self) -> None:
+        """Sees whether the worker gets on, also while nobody asks for reports."""
+        while not await backoff.wait(self._closed, self._parts.usage.period_s):
+            troubled = self.trouble()
+            await self._read(clock.now_ms())
+            if (trouble := self.trouble()) != troubled and (trouble is None or troubled is None):
+                log.warning("worker.trouble", trouble=trouble and trouble.reason)
+                self.changed.set()
 
     # Acting.
 
@@ -235,6 +279,7 @@ class Agent:
                 self._apply(action)
         if self._parts.addresses.sync(self._servings()):
             self.changed.set()
+        self._latch = readiness.advance(self._latch, self._desired, self._held)
 
     def _apply(self, action: desired_state.Action) -> None:
         match action:
@@ -289,7 +334,7 @@ class Agent:
         try:
             await asyncio.to_thread(materialise.materialise, parts.store, parts.repository, model, held.learnt)
             # Written before the load, so that after a crash a loaded name is known to be this.
-            await self._record(model.name, model.key)
+            await self._parts.memory.record(model.name, model.key)
             before_bytes = await self._memory_bytes()
             await parts.server.load(model.name, model.config_override)
             after_bytes = await self._memory_bytes()
@@ -297,45 +342,26 @@ class Agent:
             self._finish(model, self._failed(model, error.failure), Phase.LOADING)
             return
         self._delays.pop(model.key, None)
-        self._activities.setdefault(model.name, activity.Activity())
+        self._parts.usage.loaded(model.name)
         # A server that says nothing of its models' bytes leaves both unknown.
         memory = desired_state.LoadMemory(before_bytes=before_bytes if after_bytes else 0, after_bytes=after_bytes)
         self._finish(model, dataclasses.replace(held, phase=Phase.READY, memory=memory), Phase.LOADING)
 
     async def _drain(self, name: str, key: values.ModelKey) -> None:
-        await self._parts.addresses.drained(name)
-        await self._until(functools.partial(self._begin_unload, name))
-        await self._until(functools.partial(self._is_gone, name))
+        await self._parts.departure.unload(name, self._parts.addresses)
         await asyncio.to_thread(materialise.remove, self._parts.repository, name)
-        await self._record(name, None)
-        self._activities.pop(name, None)
+        await self._parts.memory.record(name, None)
+        self._parts.usage.unloaded(name)
         self._gone[name] = key
         log.info("model.unloaded", model=name)
         self._put(name, None)
         self._act()
 
-    async def _begin_unload(self, name: str) -> bool:
-        await self._parts.server.unload(name)
-        return True
-
-    async def _is_gone(self, name: str) -> bool:
-        index = await self._parts.server.index()
-        return name not in index.loaded | index.busy
-
-    async def _until(self, step: Callable[[], Awaitable[bool]]) -> None:
-        """Repeats a step until it is done; a server that does not answer is asked again."""
-        delays = backoff.Backoff(0.05, 1.0)
-        while True:
-            try:
-                if await step():
-                    return
-            except errors.ServerGone as error:
-                log.debug("server.silent", error=str(error))
-            await backoff.wait(self._closed, delays.next_s())
-
     async def _memory_bytes(self) -> int:
-        statistics = await self._statistics()
-        return statistics.memory_bytes if statistics else 0
+        try:
+            return (await self._parts.server.statistics()).memory_bytes
+        except errors.ServerGone:
+            return 0
 
     def _failed(self, model: values.Model, failure: desired_state.Failure) -> desired_state.Held:
         log.warning("model.failed", model=model.name, **dataclasses.asdict(failure))
@@ -384,24 +410,3 @@ class Agent:
             log.error("agent.defect", exc_info=error)
             self._defect = error
             self._wake.set()
-
-    # Remembering. Without it a restart costs loads, so a full disk is told and no more.
-
-    async def _save(self) -> None:
-        unsaved, self._unsaved = self._unsaved, None
-        if unsaved is not None:
-            await self._written(self._parts.memory.save_desired, unsaved)
-
-    async def _record(self, name: str, key: values.ModelKey | None) -> None:
-        async with self._recording:
-            if key is None:
-                self._recorded.pop(name, None)
-            else:
-                self._recorded[name] = key
-            await self._written(self._parts.memory.save_loaded, dict(self._recorded))
-
-    async def _written(self, save: Callable[..., None], what: object) -> None:
-        try:
-            await asyncio.to_thread(save, what)
-        except OSError as error:
-            log.warning("state.unwritable", error=error.strerror)

@@ -12,7 +12,21 @@ import signal
 
 import structlog
 
-from sidecar import agent, cache, control, endpoints, errors, runtime, settings, state
+from sidecar import (
+    agent,
+    cache,
+    control,
+    departure,
+    endpoints,
+    errors,
+    pod,
+    probes,
+    remember,
+    runtime,
+    settings,
+    state,
+    usage,
+)
 
 log = structlog.get_logger()
 
@@ -25,15 +39,28 @@ async def run(configured: settings.Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = runtime.Runtime(_target(configured), configured.token_file.read_text(encoding="utf-8").strip())
-    keeper = agent.Agent(_parts(configured, server))
+    token = configured.token_file.read_text(encoding="utf-8").strip()
+    server = runtime.Runtime(_target(configured), token)
+    keeper = agent.Agent(_parts(configured, server, token))
+    probed = probes.Server(pod.Pod(keeper, configured.drain_timeout, stop).answer)
     log.info("sidecar.started", worker_id=configured.worker_id, worker=configured.worker_endpoint)
     try:
+        if configured.health_port:
+            await _listen(configured, probed)
         return await _until_stopped(configured, keeper, stop)
     finally:
+        await probed.close()
         await keeper.close()
         await server.close()
         log.info("sidecar.stopped")
+
+
+async def _listen(configured: settings.Settings, probed: probes.Server) -> None:
+    try:
+        await probed.start(configured.health_address, configured.health_port)
+    except OSError as error:
+        at = f"--health-address={configured.health_address} --health-port={configured.health_port}"
+        raise OSError(error.errno, error.strerror, at) from error
 
 
 async def _until_stopped(configured: settings.Settings, keeper: agent.Agent, stop: asyncio.Event) -> int:
@@ -58,12 +85,18 @@ async def _until_stopped(configured: settings.Settings, keeper: agent.Agent, sto
     return 0
 
 
-def _parts(configured: settings.Settings, server: runtime.Runtime) -> agent.Parts:
+def _parts(configured: settings.Settings, server: runtime.Runtime, token: str) -> agent.Parts:
     configured.model_repository.mkdir(parents=True, exist_ok=True)
+    used = usage.Usage(server, configured.worker, configured.wedged_after)
+    manner = departure.Manner(
+        direct=configured.health_port > 0, stay_s=configured.model_stay, bound_s=configured.drain_timeout
+    )
     return agent.Parts(
         store=cache.Cache(configured.cache_dir),
-        memory=state.State(configured.data_dir),
+        memory=remember.Memory(state.State(configured.data_dir)),
         server=server,
+        usage=used,
+        departure=departure.Departure(server, configured.worker, used, manner, token),
         addresses=endpoints.Endpoints(configured.worker, configured.drain_timeout),
         repository=configured.model_repository,
         worker=configured.worker,
@@ -79,6 +112,7 @@ def _link(configured: settings.Settings) -> control.Link:
         ca=configured.server_ca,
         cert=configured.server_cert,
         key=configured.server_key,
+        replica_id=configured.replica_id,
     )
 
 

@@ -63,6 +63,7 @@ class Link:
     ca: pathlib.Path | None = None
     cert: pathlib.Path | None = None
     key: pathlib.Path | None = None
+    replica_id: str = ""
 
 
 async def follow(link: Link, agent: Agent, stop: asyncio.Event) -> None:
@@ -157,4 +158,5 @@ async def _connected(link: Link) -> AsyncIterator[grpc.aio.Channel]:
 
 def _metadata(link: Link) -> tuple[tuple[str, str], ...]:
     token = link.token_file.read_text(encoding="utf-8").strip()
-    return (("tms-worker-id", link.worker_id), ("authorization", f"Bearer {token}"))
+    replica = (("tms-replica-id", link.replica_id),) if link.replica_id else ()
+    return (("tms-worker-id", link.worker_id), ("authorization", f"Bearer {token}"), *replica)

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from protos.tms.v1 import agent_pb2, common_pb2
-from sidecar import activity, values, wire
+from sidecar import activity, usage, values, wedge, wire
 from sidecar import desired as desired_state
 
 _STATES = {
@@ -37,29 +37,34 @@ class Seen:
     server_restarts: int
     activities: Mapping[str, activity.Activity]
     activity_known: bool
-    in_flight: Mapping[str, int]
+    forwarded: Mapping[str, int]
+    reading: usage.Reading
+    trouble: wedge.Trouble | None
     fetched_bytes: Mapping[str, int]
     endpoints: tuple[values.Endpoint, ...]
     unopened: Mapping[values.Endpoint, str]
     worker: values.Endpoint
-    memory_bytes: int
     cache_bytes: int
 
 
 def build(seen: Seen) -> agent_pb2.Report:
     """The whole report."""
+    statistics = seen.reading.statistics
     return agent_pb2.Report(
         epoch=seen.desired.epoch,
         generation=seen.desired.generation,
         server_ready=seen.server_ready,
         models=[*_wanted(seen), *_leaving(seen)],
         endpoints=[wire.endpoint(each) for each in seen.endpoints],
-        memory=agent_pb2.Memory(used_bytes=seen.memory_bytes, cache_bytes=seen.cache_bytes),
+        memory=agent_pb2.Memory(used_bytes=statistics.memory_bytes if statistics else 0, cache_bytes=seen.cache_bytes),
         server_restarts=seen.server_restarts,
         at=wire.timestamp(seen.at_ms),
         activity_known=seen.activity_known,
         worker_endpoint=wire.endpoint(seen.worker),
         unopened=[_unopened(endpoint, why) for endpoint, why in seen.unopened.items()],
+        worker_trouble=f"{seen.trouble.reason}: {seen.trouble.message}" if seen.trouble else "",
+        in_flight_known=seen.reading.page.in_flight_known,
+        gpu_utilization_permille=seen.reading.page.gpu_utilization_permille,
     )
 
 
@@ -108,7 +113,10 @@ def _held(seen: Seen, name: str, held: desired_state.Held, total_bytes: int) -> 
     reported.bytes_before_load = held.memory.before_bytes
     reported.bytes_peak_load = held.memory.peak_bytes
     reported.bytes_after_load = held.memory.after_bytes
-    reported.in_flight = seen.in_flight.get(name, 0)
+    # Both may miss some: the one what is queued in the worker's sockets, the other what goes past the endpoints.
+    reported.in_flight = max(seen.forwarded.get(name, 0), seen.reading.page.in_flight.get(name, 0))
+    for upper_us, count in seen.reading.page.latency.get(name, ()):
+        reported.latency.add(upper_us=upper_us, count=count)
     _add_activity(reported, seen.activities.get(name))
     return reported
 
@@ -120,6 +128,8 @@ def _add_activity(reported: agent_pb2.ReportedModel, used: activity.Activity | N
     if used is None:
         return
     reported.inference_count = used.counters.inference_count
+    reported.failure_count = used.counters.failure_count
+    reported.request_count = used.counters.request_count - used.counters.failure_count
     reported.queue_ns, reported.compute_ns = used.counters.queue_ns, used.counters.compute_ns
     if used.last_inference_ms:
         reported.last_inference.CopyFrom(wire.timestamp(used.last_inference_ms))

@@ -62,13 +62,13 @@ class Runtime:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def index(self) -> Index:
-        """What the server holds; also the probe whether it is up."""
-        live = await _answer(self._stub.ServerLive(predict_pb2.ServerLiveRequest(), timeout=_CALL_S))
+    async def index(self, bound_s: float = _CALL_S) -> Index:
+        """What the server holds; also the probe whether it is up. Each of its two calls takes `bound_s` at most."""
+        live = await _answer(self._stub.ServerLive(predict_pb2.ServerLiveRequest(), timeout=bound_s))
         if not live.live:
             raise errors.ServerGone("the server answers that it is not live")
         asked = predict_pb2.RepositoryIndexRequest()
-        answer = await _answer(self._stub.RepositoryIndex(asked, timeout=_CALL_S, metadata=self._metadata))
+        answer = await _answer(self._stub.RepositoryIndex(asked, timeout=bound_s, metadata=self._metadata))
         loaded = frozenset(entry.name for entry in answer.models if entry.state == "READY")
         busy = frozenset(entry.name for entry in answer.models if entry.state in {"LOADING", "UNLOADING"})
         return Index(loaded, busy)
@@ -119,6 +119,7 @@ def _counters(stats: predict_pb2.ModelStatistics) -> activity.Counters:
     return activity.Counters(
         inference_count=stats.inference_count,
         request_count=said.success.count + said.fail.count,
+        failure_count=said.fail.count,
         last_inference_ms=stats.last_inference,
         queue_ns=said.queue.ns,
         compute_ns=said.compute_input.ns + said.compute_infer.ns + said.compute_output.ns,

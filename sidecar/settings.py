@@ -5,10 +5,13 @@ Decides what is a usable setting; an error names the flag, the variable and the 
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
+import inspect
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic_settings
@@ -16,6 +19,26 @@ import pydantic_settings
 from sidecar import values
 
 PREFIX = "TMS_SIDECAR_"
+METAVARS = {
+    "server": "HOST:PORT",
+    "worker-id": "ID",
+    "replica-id": "NAME",
+    "token-file": "FILE",
+    "worker-endpoint": "HOST:HTTP:GRPC:METRICS",
+    "model-repository": "DIR",
+    "data-dir": "DIR",
+    "cache-dir": "DIR",
+    "health-address": "ADDRESS",
+    "health-port": "PORT",
+    "model-stay": "S",
+    "wedged-after": "S",
+    "drain-timeout": "S",
+    "server-ca": "FILE",
+    "server-cert": "FILE",
+    "server-key": "FILE",
+    "log-level": "LEVEL",
+}
+"""What --help calls the values of flags."""
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -62,6 +85,43 @@ class Settings(pydantic_settings.BaseSettings):
         pathlib.Path,
         pydantic.Field(description="content-addressed model cache, shared by the sidecars of a host"),
     ]
+    replica_id: Annotated[
+        str,
+        pydantic.Field(
+            pattern=r"^[\x21-\x7e]{0,253}$", description="name of this replica where its group has several, as a pod's"
+        ),
+    ] = ""
+    health_address: Annotated[
+        str,
+        pydantic.Field(min_length=1, description="address of the port for a pod's probes"),
+    ] = "127.0.0.1"
+    health_port: Annotated[
+        int,
+        pydantic.Field(
+            ge=0,
+            le=65535,
+            description="port that answers /livez, /readyz, /workerlivez and /drain over HTTP, in a pod whose clients "
+            "reach the model server directly; 0: none",
+        ),
+    ] = 0
+    model_stay: Annotated[
+        float,
+        pydantic.Field(
+            ge=0,
+            le=86400,
+            description="with --health-port: seconds that a model which is not wanted any more is served on, so that "
+            "clients' connections end before; the model server's --grpc-max-connection-age or more",
+        ),
+    ] = 0.0
+    wedged_after: Annotated[
+        float,
+        pydantic.Field(
+            ge=0,
+            le=86400,
+            description="seconds without any progress after which a model server with requests in it counts as wedged; "
+            "longer than any request takes; 0: never",
+        ),
+    ] = 60.0
     server_ca: Annotated[
         pathlib.Path | None,
         pydantic.Field(description="certificates that tms-server's is checked with; TLS when given"),
@@ -76,7 +136,9 @@ class Settings(pydantic_settings.BaseSettings):
     ] = None
     drain_timeout: Annotated[
         float,
-        pydantic.Field(gt=0, le=86400, description="seconds that calls under way get when an endpoint closes"),
+        pydantic.Field(
+            gt=0, le=86400, description="seconds that calls under way get when an endpoint closes or a model goes"
+        ),
     ] = 30.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -109,13 +171,34 @@ class Settings(pydantic_settings.BaseSettings):
 
 def parse(arguments: Sequence[str]) -> Settings:
     """Settings from the flags and the environment. Prints what is wrong and exits with 2, as flags parsers do."""
+    source = pydantic_settings.CliSettingsSource[argparse.ArgumentParser](
+        Settings, root_parser=_parser(), add_argument_method=_add_argument
+    )
     try:
-        return pydantic_settings.CliApp.run(Settings, cli_args=list(arguments))
+        return pydantic_settings.CliApp.run(Settings, cli_args=list(arguments), cli_settings_source=source)
     except pydantic.ValidationError as error:
         for each in error.errors():
             sys.stderr.write(f"tms-sidecar: {_explain(str(each['loc'][0]) if each['loc'] else '', each)}\n")
         sys.stderr.write("tms-sidecar: see tms-sidecar --help\n")
         raise SystemExit(2) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tms-sidecar",
+        description=inspect.cleandoc(Settings.__doc__ or ""),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=42, width=120),
+        allow_abbrev=False,
+    )
+    version = f"tms-sidecar {importlib.metadata.version('tms')}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
+    return parser
+
+
+def _add_argument(parser: argparse.ArgumentParser, *names: str, **how: Any) -> argparse.Action:
+    """As argparse does, with a word for the value instead of its type."""
+    word = METAVARS.get(names[0].removeprefix("--"))
+    return parser.add_argument(*names, **how | ({} if word is None else {"metavar": word}))
 
 
 def parse_endpoint(text: str) -> values.Endpoint:

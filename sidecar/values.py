@@ -87,13 +87,14 @@ class Serving:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """All that the worker should hold; models are loaded in this order."""
+    """All that the worker should hold; models are loaded in this order. `routed`: clients are led here."""
 
     epoch: int = 0
     generation: int = 0
     models: tuple[Model, ...] = ()
     servings: tuple[Serving, ...] = ()
     report_interval_s: float = 2.0
+    routed: bool = False
 
     @property
     def version(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ def desired(message: agent_pb2.Desired) -> values.Desired:
         models=tuple(_model(each) for each in message.models),
         servings=tuple(values.Serving(_endpoint(each.endpoint), tuple(each.models)) for each in message.endpoints),
         report_interval_s=min(max(interval_s, _LEAST_INTERVAL_S), _MOST_INTERVAL_S),
+        routed=message.routed,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protos.tms.v1 import agent_pb2, common_pb2
-from sidecar import activity, errors, health, report, state, values, wire
+from sidecar import activity, errors, health, report, state, usage, values, wire
 from sidecar import desired as desired_state
 from sidecar.desired import Phase
 
@@ -69,12 +69,13 @@ def seen(held: dict[str, desired_state.Held], **changes: object) -> report.Seen:
         "server_restarts": 2,
         "activities": {},
         "activity_known": True,
-        "in_flight": {},
+        "forwarded": {},
+        "reading": usage.Reading(at_ms=1_700_000_000_123),
+        "trouble": None,
         "fetched_bytes": {},
         "endpoints": (WORKER,),
         "unopened": {},
         "worker": WORKER,
-        "memory_bytes": 11,
         "cache_bytes": 12,
         **changes,
     }
@@ -108,7 +109,7 @@ def test_a_ready_model_tells_its_use() -> None:
     used = activity.Activity(activity.Counters(inference_count=3, queue_ns=4, compute_ns=5), 1_700_000_000_000)
 
     [model] = report.build(
-        seen({"digits": held(Phase.READY)}, activities={"digits": used}, in_flight={"digits": 2})
+        seen({"digits": held(Phase.READY)}, activities={"digits": used}, forwarded={"digits": 2})
     ).models
 
     assert model.state == common_pb2.MODEL_STATE_READY
