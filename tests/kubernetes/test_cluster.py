@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
+import pathlib
+import signal
 import socket
 import typing
 import urllib.error
@@ -104,6 +107,25 @@ def test_a_pod_waits_while_the_scheduler_is_away(
         core.create_namespaced_pod(namespace, pod)
         assert _node_of(core, namespace) is None
     assert waiting.until(lambda: _node_of(core, namespace), bool)
+
+
+@pytest.mark.disruptive
+def test_a_program_that_dies_comes_back(cluster: cluster_client.Cluster) -> None:
+    (first,) = _processes(cluster, "kube-scheduler")
+    os.kill(first, signal.SIGKILL)
+    waiting.until(lambda: _processes(cluster, "kube-scheduler"), lambda found: found and first not in found)
+    cluster.start("kube-scheduler")  # returns once it is ready
+
+
+def _processes(cluster: cluster_client.Cluster, program: str) -> list[int]:
+    """The ids of this cluster's processes of a program; others may run beside it."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = entry.read_text()
+            if pathlib.PurePath(command.split("\0")[0]).name == program and str(cluster.directory) in command:
+                found.append(int(entry.parent.name))
+    return found
 
 
 def _is_ready(node: dict[str, typing.Any]) -> bool:
