@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -19,15 +18,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from examples import shown
 from examples.digits import train
 
 HOLD, WINDOW = "15s", "10s"
 USE_S = 15.0
-PROGRAMS = pathlib.Path(sys.executable).parent
-console = Console(highlight=False)
+console = shown.console
 
 
 def main() -> int:
@@ -44,15 +42,15 @@ def main() -> int:
 
 def _run(scratch: pathlib.Path) -> None:
     begun = time.monotonic()
-    _step("Train a classifier of handwritten digits, two versions, into a model repository")
+    shown.step("Train a classifier of handwritten digits, two versions, into a model repository")
     with console.status("training and exporting to ONNX"):
         trained = train.train(scratch)
     for version, accuracy in trained.accuracies.items():
         console.print(f"  version {version}: {accuracy:.1%} of the held-out digits")
-    _step("Start the control plane (SQLite, local worker processes)")
+    shown.step("Start the control plane (SQLite, local worker processes)")
     with _server(scratch, trained.repository) as target:
         console.print(f"  tms-server listens on {target}")
-        ctl = Ctl(target)
+        ctl = shown.Ctl(target)
         lease = _lease(ctl)
         _use(lease, trained.held_out)
         _renews(ctl, lease, trained.held_out)
@@ -60,8 +58,8 @@ def _run(scratch: pathlib.Path) -> None:
     console.print(f"\n[bold green]Done[/] in {time.monotonic() - begun:.0f} s; nothing is left running.")
 
 
-def _lease(ctl: Ctl) -> dict[str, Any]:
-    _step(f"Lease the model: held {HOLD} at least, then for as long as it was used in the last {WINDOW}")
+def _lease(ctl: shown.Ctl) -> dict[str, Any]:
+    shown.step(f"Lease the model: held {HOLD} at least, then for as long as it was used in the last {WINDOW}")
     model = "digits=model://digits/digits"
     ctl.show("lease", "create", "--model", model, "--hold", HOLD, "--window", WINDOW, "--name", "digits", "--wait")
     lease: dict[str, Any] = ctl.json("lease", "get", "digits")
@@ -72,7 +70,7 @@ def _lease(ctl: Ctl) -> dict[str, Any]:
 
 
 def _use(lease: dict[str, Any], held_out: pathlib.Path) -> None:
-    _step("Send the held-out digits with an unmodified tritonclient")
+    shown.step("Send the held-out digits with an unmodified tritonclient")
     table = Table("protocol", "accuracy", "p50 ms", "p99 ms", "digits/s")
     for line in _client(lease, held_out, seconds=1.0).splitlines():
         row = json.loads(line)
@@ -86,8 +84,8 @@ def _use(lease: dict[str, Any], held_out: pathlib.Path) -> None:
     console.print(table)
 
 
-def _renews(ctl: Ctl, lease: dict[str, Any], held_out: pathlib.Path) -> None:
-    _step(f"Go on using it for {USE_S:.0f} s, past its hold: use renews the lease")
+def _renews(ctl: shown.Ctl, lease: dict[str, Any], held_out: pathlib.Path) -> None:
+    shown.step(f"Go on using it for {USE_S:.0f} s, past its hold: use renews the lease")
     client = threading.Thread(target=_client, args=(lease, held_out), kwargs={"seconds": USE_S / 3})
     client.start()
     while client.is_alive():
@@ -98,30 +96,15 @@ def _renews(ctl: Ctl, lease: dict[str, Any], held_out: pathlib.Path) -> None:
         )
 
 
-def _expires(ctl: Ctl, lease: dict[str, Any]) -> None:
-    _step("Stop using it: the idle lease expires and its worker goes")
+def _expires(ctl: shown.Ctl, lease: dict[str, Any]) -> None:
+    shown.step("Stop using it: the idle lease expires and its worker goes")
     ctl.show("lease", "watch", lease["id"])
     ended = ctl.json("lease", "get", lease["id"])
     if ended["state"] != "LEASE_STATE_EXPIRED":
         raise SystemExit(f"the lease is {ended['state']}, not EXPIRED")
     ctl.show("worker", "list")
-    _step("What happened")
+    shown.step("What happened")
     ctl.show("lease", "events", lease["id"])
-
-
-class Ctl:
-    """Runs tmsctl as a user would; prints each command before its output."""
-
-    def __init__(self, target: str) -> None:
-        self._environment = {**os.environ, "TMS_TARGET": target}
-
-    def show(self, *arguments: str) -> None:
-        console.print(f"  [dim]$ tmsctl {' '.join(arguments)}[/]")
-        subprocess.run([PROGRAMS / "tmsctl", *arguments], check=True, env=self._environment)
-
-    def json(self, *arguments: str) -> Any:
-        command = [str(PROGRAMS / "tmsctl"), *arguments, "--output", "json"]
-        return json.loads(subprocess.run(command, check=True, env=self._environment, stdout=subprocess.PIPE).stdout)
 
 
 def _client(lease: dict[str, Any], held_out: pathlib.Path, *, seconds: float) -> str:
@@ -139,7 +122,9 @@ def _server(scratch: pathlib.Path, repository: pathlib.Path) -> Iterator[str]:
     flags = [f"--data-dir={scratch / 'state'}", f"--repository=digits={repository}", f"--ready-file={ready}"]
     ports = ["--api-port=0", "--metrics-port=0", "--stop-workers-at-exit"]
     with (scratch / "server.log").open("w") as log:
-        server = subprocess.Popen([str(PROGRAMS / "tms-server"), *flags, *ports], stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [str(shown.PROGRAMS / "tms-server"), *flags, *ports], stderr=log, start_new_session=True
+        )
         try:
             yield _when_ready(server, ready)
         finally:
@@ -154,10 +139,6 @@ def _when_ready(server: subprocess.Popen[bytes], ready: pathlib.Path) -> str:
                 raise SystemExit(f"tms-server ended with {server.wait(timeout=0.05)}; see its log above")
     address: str = json.loads(ready.read_text())["api"]
     return address
-
-
-def _step(title: str) -> None:
-    console.print(f"\n[bold]{title}[/]")
 
 
 if __name__ == "__main__":
