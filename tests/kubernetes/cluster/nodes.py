@@ -76,27 +76,47 @@ def write(path: pathlib.Path, nodes: tuple[Node, ...]) -> None:
 
 def _control_plane() -> Node:
     role = "node-role.kubernetes.io/control-plane"
+    name = layout.CONTROL_PLANE_NODE
     return Node(
-        name=layout.CONTROL_PLANE_NODE,
+        name=name,
         address=layout.HOST_ADDRESS,
         cpu_milli=2_000,
         memory_bytes=4 << 30,
         pods=0,
-        labels={role: ""},
+        labels=_machine_labels(name) | {role: ""},
         taints=(Taint(role, "", "NoSchedule"),),
     )
 
 
 def _worker(index: int, shape: Shape) -> Node:
-    gpu_labels = {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.count": str(shape.gpus)} if shape.gpus else {}
+    name = f"node-{index}"
+    zone = {"topology.kubernetes.io/region": "test", "topology.kubernetes.io/zone": f"test-{'ab'[index % 2]}"}
     return Node(
-        name=f"node-{index}",
+        name=name,
         address=f"10.244.{index}.1",
         cpu_milli=shape.cpu_milli,
         memory_bytes=shape.memory_bytes,
         pods=shape.pods,
         resources={"nvidia.com/gpu": shape.gpus} if shape.gpus else {},
-        labels=gpu_labels | shape.labels,
+        labels=_machine_labels(name) | zone | _gpu_labels(shape.gpus) | shape.labels,
         taints=shape.taints,
         instant=shape.instant,
     )
+
+
+def _machine_labels(name: str) -> dict[str, str]:
+    """What every real kubelet says of its machine."""
+    return {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+
+
+def _gpu_labels(count: int) -> dict[str, str]:
+    """What NVIDIA's GPU feature discovery says of a node; memory in MiB."""
+    if not count:
+        return {}
+    return {
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/gpu.count": str(count),
+        "nvidia.com/gpu.product": "NVIDIA-L40S",
+        "nvidia.com/gpu.memory": "46068",
+        "nvidia.com/mig.capable": "false",
+    }
