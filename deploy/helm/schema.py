@@ -114,6 +114,7 @@ SHAPES: Mapping[str, Schema] = {
     "monitoring.dashboard.labels": _STRINGS,
     "workers.namespace": {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$"},
     "profiles": named(of_settings("Profile")),
+    "programs": named(of_settings("Program")),
     "pools": named(of_settings("Pool"), "^([a-z][a-z0-9-]{0,62}/)?[a-z][a-z0-9-]{0,62}$"),
     "defaultPool": of_settings("DefaultPool"),
     "allowedImages": each({"type": "string", "minLength": 1}),
@@ -132,7 +133,7 @@ _OPEN_SECTIONS: Mapping[str, frozenset[str] | None] = {
 }
 _CHARTS_OWN = frozenset(
     {"namespace", "kubeconfig", "context", "dial", "worker_image", "sidecar_image", "image_pull_policy", "watch_nodes"}
-    | {"profiles"}
+    | {"profiles", "programs"}
 )
 _PARTS_OF_PODS: Mapping[str, Schema] = {
     "affinity": core("Affinity"),

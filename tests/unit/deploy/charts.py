@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import pathlib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -58,6 +61,7 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
                 "lost_node_s": 20,
             },
         },
+        "programs": {"triton": {"image": "registry.example/tritonserver:25.09", "command": ["tritonserver"]}},
         "pools": {"a100": {"profile": "a100", "gpus": 1, "max_workers": 8}, "team/small": {"memory_bytes": 2**31}},
         "defaultPool": {"enabled": False},
         "allowedImages": ["registry.example/tritonserver:*"],
@@ -83,10 +87,19 @@ Object = dict[str, Any]
 
 
 def render(values: Mapping[str, Any], name: str = "tms") -> list[Object]:
-    """All objects of a release, hooks included."""
-    with helm_python.Chart.load(documented.CHART) as chart:
-        files = chart.render(dict(values), name=name, namespace=NAMESPACE)
+    """All objects of a release, hooks included; the caller's own to change."""
+    return copy.deepcopy(_rendered(json.dumps(values), name))
+
+
+@functools.cache
+def _rendered(values: str, name: str) -> list[Object]:
+    files = _chart().render(json.loads(values), name=name, namespace=NAMESPACE)
     return [each for file, text in files.items() if file.endswith(".yaml") for each in yaml.safe_load_all(text) if each]
+
+
+@functools.cache
+def _chart() -> helm_python.Chart:
+    return helm_python.Chart.load(documented.CHART)
 
 
 def of_kind(objects: list[Object], kind: str) -> Iterator[Object]:

@@ -87,6 +87,7 @@ def test_the_settings_are_those_that_were_asked_for(tmp_path: pathlib.Path) -> N
     assert told.kubernetes.profiles["a100"].image_pull_secrets == ("registry",)
     assert told.kubernetes.worker_image == "registry.example:5000/ai/tms/worker:0.1.0-cuda"
     assert told.kubernetes.strict
+    assert told.kubernetes.programs["triton"].command == ("tritonserver",)
     assert told.pools["a100"].profile == "a100"
     assert told.pools["team/small"].memory_bytes == 2**31
     assert not told.default_pool.enabled
@@ -205,7 +206,7 @@ def test_who_may_speak_to_whom() -> None:
         assert each["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert _ports(server["ingress"]) == {30345, 30346, 30347}
     assert _ports(workers["ingress"]) == {8000, 8001, 8002}
-    assert _ports(server["egress"]) == {53, 443, 6443, 5432}
+    assert _ports(server["egress"]) == {53, 443, 6443, 5432, 8000, 8001, 8002}
     assert _ports(workers["egress"]) == {53, 443, 30345}
 
 

@@ -80,6 +80,7 @@
     "sidecar_image" (include "tms.image" (dict "root" . "image" .Values.images.sidecar))
     "image_pull_policy" .Values.images.pullPolicy
     "watch_nodes" .Values.rbac.nodes
+    "programs" .Values.programs
     "profiles" $profiles)
   "metrics_api" (dict
     "enabled" .Values.metricsApi.enabled

@@ -80,7 +80,6 @@ metadata:
 {{- end -}}
 {{- end -}}
 
-{{- /* Where the server keeps the CA of its own making, for whoever wants to check its certificate. */ -}}
-{{- define "tms.caConfigMap" -}}
-{{- printf "%s-ca" (include "tms.fullname" .) -}}
-{{- end -}}
+{{- /* Objects that the server makes for its own certificates: their names are its own choice. */ -}}
+{{- define "tms.managedSecret" -}}tms-serving{{- end -}}
+{{- define "tms.caConfigMap" -}}tms-ca{{- end -}}
