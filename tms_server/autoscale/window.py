@@ -19,6 +19,8 @@ WINDOW = dt.timedelta(seconds=15)
 STEPS = 32
 """Into how many parts a window is cut at most; nearer reports become one step."""
 
+_COMING = frozenset({group.ModelState.PENDING, group.ModelState.FETCHING, group.ModelState.LOADING})
+
 Buckets = Mapping[int, float]
 """Requests by the upper bound of their time in microseconds (0: no bound), each counted in one bucket only."""
 
@@ -78,11 +80,16 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """A worker's steps within the window before its last report; `counted` is the last report that had counters."""
+    """A worker's steps within the window before its last report; `counted` is the last report that had counters.
+
+    `begun` says since when models are on their way, `loads` how long those took that it was seen to load.
+    """
 
     last: group.GroupReport
     counted: group.GroupReport | None
     steps: tuple[Step, ...]
+    begun: Mapping[bundle.ModelKey, dt.datetime] = dataclasses.field(default_factory=dict)
+    loads: Mapping[bundle.ModelKey, dt.timedelta] = dataclasses.field(default_factory=dict)
 
     @property
     def ready(self) -> frozenset[bundle.ModelKey]:
@@ -97,7 +104,8 @@ def follow(track: Track | None, report: group.GroupReport, window: dt.timedelta 
     """The track with one more report of the same worker; reports that are not newer change nothing but the last word."""
     if track is None:
         first = _step(None, report, report.received_at)
-        return Track(last=report, counted=report if report.activity_known else None, steps=(first,))
+        counted = report if report.activity_known else None
+        return Track(last=report, counted=counted, steps=(first,), begun=_begun({}, report))
     if report.received_at <= track.last.received_at:
         same = report.received_at == track.last.received_at
         return dataclasses.replace(track, last=report) if same else track
@@ -106,7 +114,13 @@ def follow(track: Track | None, report: group.GroupReport, window: dt.timedelta 
     step = _step(track.counted, report, began_at)
     start = report.received_at - window
     kept = tuple(each for each in track.steps if each.ended_at > start)
-    return Track(last=report, counted=report if known else track.counted, steps=_joined(kept, step, window / STEPS))
+    return Track(
+        last=report,
+        counted=report if known else track.counted,
+        steps=_joined(kept, step, window / STEPS),
+        begun=_begun(track.begun, report),
+        loads=_loads(track, report),
+    )
 
 
 def _step(before: group.GroupReport | None, report: group.GroupReport, began_at: dt.datetime) -> Step:
@@ -120,6 +134,21 @@ def _step(before: group.GroupReport | None, report: group.GroupReport, began_at:
         used_bytes=report.used_bytes or None,
         gpu_permille=report.gpu_utilization_permille,
     )
+
+
+def _begun(
+    before: Mapping[bundle.ModelKey, dt.datetime], report: group.GroupReport
+) -> dict[bundle.ModelKey, dt.datetime]:
+    coming = (bundle.reported_key(each) for each in report.models if each.state in _COMING)
+    return {key: before.get(key, report.received_at) for key in coming}
+
+
+def _loads(track: Track, report: group.GroupReport) -> dict[bundle.ModelKey, dt.timedelta]:
+    """Those known of the models that are there still, and those of models that have just come."""
+    ready = {bundle.reported_key(each) for each in report.models if each.state is group.ModelState.READY}
+    came = {key: report.received_at - since for key, since in track.begun.items() if key in ready}
+    present = {bundle.reported_key(each) for each in report.models}
+    return {key: took for key, took in track.loads.items() if key in present} | came
 
 
 def _joined(steps: tuple[Step, ...], new: Step, least: dt.timedelta) -> tuple[Step, ...]:

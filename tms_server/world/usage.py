@@ -1,0 +1,44 @@
+"""What the workers did of late and how long their models took to load, kept in memory for those who size leases.
+
+Takes reports in whatever order and however often; everything here can be lost and is heard again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable
+
+from tms_server.autoscale import window
+from tms_server.model import bundle, group, ids
+
+
+class Usage:
+    """Of one server: a track of each worker that was heard."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[ids.WorkerId, window.Track] = {}
+        self._loads: dict[bundle.ModelKey, dt.timedelta] = {}
+
+    def take(self, reports: Iterable[group.GroupReport]) -> None:
+        """Follows the workers; reports that are known already change nothing."""
+        for report in reports:
+            before = self._tracks.get(report.worker)
+            track = window.follow(before, report)
+            self._tracks[report.worker] = track
+            for key, took in track.loads.items():
+                self._loads[key] = max(took, self._loads.get(key, took))
+
+    def of(self, groups: Collection[ids.GroupId]) -> tuple[window.Track, ...]:
+        """Tracks of all workers of these groups."""
+        return tuple(track for worker, track in self._tracks.items() if worker.group_id in groups)
+
+    def load(self, keys: Iterable[bundle.ModelKey]) -> dt.timedelta:
+        """The longest that any of the models took to load, as far as it was seen; zero while nothing is known."""
+        return max((self._loads[key] for key in keys if key in self._loads), default=dt.timedelta(0))
+
+    def keep_only(self, groups: Collection[ids.GroupId], keys: Collection[bundle.ModelKey], now: dt.datetime) -> None:
+        """Forgets groups and models that are no more, and workers that were not heard for long."""
+        start = now - 4 * window.WINDOW
+        tracks = self._tracks.items()
+        self._tracks = {key: each for key, each in tracks if key.group_id in groups and each.last.received_at > start}
+        self._loads = {key: took for key, took in self._loads.items() if key in keys}
