@@ -1,10 +1,14 @@
-"""Rules for the whole suite: in CI nothing is skipped but what needs a GPU."""
+"""Rules for the whole suite: in CI nothing is skipped but what needs a GPU. The database server that all tests share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.support import postgres
+from tms_server.store import migrate, opening
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that use onnxruntime themselves
 
@@ -21,3 +25,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped in CI, where only GPU tests may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """One server for all tests of this process."""
+    with postgres.serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: postgres.Server) -> str:
+    """A database with the newest schema, to copy."""
+    name = postgres_server.create()
+    opening.open_database(postgres_server.url(name), migrate.bring_up).release()
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Server, postgres_template: str) -> Iterator[str]:
+    """A database of the test's own."""
+    name = postgres_server.create(postgres_template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)

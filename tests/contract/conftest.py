@@ -11,9 +11,13 @@ from tests.support import stores
 from tms_server.ports import store as port
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[port.Store]:
-    opened = {"sqlite": stores.open_sqlite}[request.param]
-    store = await opened(tmp_path / "data" / "tms.db")
+    """The same store on either database."""
+    if request.param == "sqlite":
+        url = stores.url_of(tmp_path / "data" / "tms.db")
+    else:
+        url = request.getfixturevalue("postgres_url")
+    store = await stores.open_store(url)
     yield store
     await store.close()

@@ -31,8 +31,12 @@ def url_of(path: pathlib.Path) -> str:
 async def open_sqlite(
     path: pathlib.Path, options: sql.Options | None = None, clock_: clock.Clock | None = None
 ) -> sql.SqlStore:
+    return await open_store(url_of(path), options, clock_)
+
+
+async def open_store(url: str, options: sql.Options | None = None, clock_: clock.Clock | None = None) -> sql.SqlStore:
     return await sql.SqlStore.open(
-        url_of(path), clock_ or fake_clock.FakeClock(), lambda: ids.InstallationId("installation-1"), options
+        url, clock_ or fake_clock.FakeClock(), lambda: ids.InstallationId("installation-1"), options
     )
 
 

@@ -105,7 +105,7 @@ class Reader(Protocol):
         ...
 
     def reports(self) -> tuple[group.GroupReport, ...]:
-        """The last stored report of each group; may lag a few seconds behind the live one."""
+        """The last stored report of each worker; may lag a few seconds behind the live one."""
         ...
 
     def measurements(self, source_digest: ids.Digest | None = None) -> tuple[group.Measurement, ...]:
@@ -206,7 +206,14 @@ class Store(Protocol):
         ...
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Calls `wake` on the event loop after each commit that raised the revision; answers how to stop."""
+        """Calls `wake` on the event loop after each commit that raised the revision, by whichever server; answers how to stop.
+
+        Also whenever another server's commit may have been missed.
+        """
+        ...
+
+    def subscribe_reports(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Calls `wake` after another server has stored reports, or may have; answers how to stop."""
         ...
 
     async def close(self) -> None: ...

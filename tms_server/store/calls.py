@@ -100,6 +100,37 @@ def _settle(calls: Sequence[Call[Any]], then: Callable[[], None] | None) -> None
 
 def answer_to(error: BaseException) -> BaseException:
     """What a caller is told when its work raised: the driver's trouble becomes Unavailable, all else stays."""
-    if isinstance(error, sa.exc.OperationalError):
+    if isinstance(error, sa.exc.OperationalError) or (
+        isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    ):
         return errors.Unavailable(f"the database did not answer: {error.orig}")
+    if isinstance(error, sa.exc.PendingRollbackError):
+        return errors.Unavailable("the database did not answer: the connection was lost")
     return error
+
+
+def passing(connection: sa.Connection, error: BaseException) -> bool:
+    """Whether what was not committed has failed for a reason that is over with a new transaction on a new connection."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, sa.exc.DBAPIError) else None
+    return connection.invalidated or state in _PASSING
+
+
+def drop(connection: sa.Connection | None) -> None:
+    """A connection in an unknown state is not used again."""
+    if connection is None:
+        return
+    try:
+        connection.close()
+    except sa.exc.SQLAlchemyError:
+        log.warning("store.close_failed")
+
+
+_PASSING = frozenset(
+    {
+        "40001",  # serialization failure
+        "40P01",  # deadlock
+        "57P01",  # the server shuts down
+        "57P02",  # it has crashed
+        "25P03",  # the transaction was idle for too long
+    }
+)

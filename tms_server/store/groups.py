@@ -19,7 +19,7 @@ _ALL_ASSIGNMENTS = sa.select(tables.ASSIGNMENTS).order_by(
     _ASSIGNMENTS.assigned_at, _ASSIGNMENTS.lease_id, _ASSIGNMENTS.copy, _ASSIGNMENTS.group_id
 )
 _OF_LEASE = _ALL_ASSIGNMENTS.where(_ASSIGNMENTS.lease_id == sa.bindparam("b_lease_id"))
-_ALL_REPORTS = sa.select(tables.GROUP_REPORTS).order_by(tables.GROUP_REPORTS.c.group_id)
+_ALL_REPORTS = sa.select(tables.GROUP_REPORTS).order_by(*tables.GROUP_REPORTS.primary_key.columns)
 _ALL_MEASUREMENTS = sa.select(tables.MEASUREMENTS).order_by(*tables.MEASUREMENTS.primary_key.columns)
 _OF_SOURCE = _ALL_MEASUREMENTS.where(_MEASUREMENTS.source_digest == sa.bindparam("b_source_digest"))
 _REPLACE_GROUP = session.update_by_key(tables.WORKER_GROUPS).where(_GROUPS.generation == sa.bindparam("b_expected"))
@@ -65,14 +65,16 @@ class GroupWrites(session.WriteSession, GroupReads):
 
     def _add_group(self, new: group.WorkerGroup) -> None:
         try:
-            self._connection.execute(sa.insert(tables.WORKER_GROUPS), mapping.group_columns(new))
+            with self._attempt():
+                self._connection.execute(sa.insert(tables.WORKER_GROUPS), mapping.group_columns(new))
         except sa.exc.IntegrityError:
             raise errors.Conflict(f"the group {new.id!r} is there already") from None
 
     def delete_group(self, group_id: ids.GroupId) -> None:
         """FailedPrecondition while assignments are on it."""
         try:
-            self._delete(tables.WORKER_GROUPS, id=group_id)
+            with self._attempt():
+                self._delete(tables.WORKER_GROUPS, id=group_id)
         except sa.exc.IntegrityError:
             raise errors.FailedPrecondition(
                 f"the group {group_id!r} still has assignments: delete them first"
@@ -81,7 +83,8 @@ class GroupWrites(session.WriteSession, GroupReads):
     def put_assignment(self, new: group.Assignment) -> None:
         """NotFound if there is no such lease or group."""
         try:
-            self._put(tables.ASSIGNMENTS, mapping.assignment_columns(new))
+            with self._attempt():
+                self._put(tables.ASSIGNMENTS, mapping.assignment_columns(new))
         except sa.exc.IntegrityError:
             raise errors.NotFound(f"there is no lease {new.lease_id!r}, or no group {new.group_id!r}") from None
 

@@ -11,6 +11,8 @@ import collections
 import threading
 from typing import Any, Protocol
 
+import sqlalchemy as sa
+
 from tms_server.model import ids, lease
 
 LEDGER_LIMIT = 1024
@@ -29,6 +31,9 @@ class Touched:
     def lease(self, lease_id: ids.LeaseId, value: lease.Lease | None = None) -> None:
         """A lease was written; a renewal does not take away what is known of its value."""
         self.leases[lease_id] = value or self.leases.get(lease_id)
+
+    def __bool__(self) -> bool:
+        return bool(self.leases or self.tables)
 
     def add(self, later: Touched) -> None:
         """What was touched after this."""
@@ -107,7 +112,9 @@ class Kept:
 class Source(Protocol):
     """Where a session finds what is kept, as true as its transaction sees it."""
 
-    def now(self) -> Kept: ...
+    def now(self, connection: sa.Connection) -> Kept:
+        """Comes once the transaction of that connection sees its snapshot, as often as one likes."""
+        ...
 
 
 class OfReader:
@@ -123,8 +130,7 @@ class OfReader:
         """Comes before each snapshot."""
         self._next = self._ledger.mark()
 
-    def now(self) -> Kept:
-        """Comes once the snapshot is taken, as often as one likes."""
+    def now(self, _connection: sa.Connection) -> Kept:
         if self._next is not None:
             self._kept.soil(self._ledger.since(self._known))
             self._known, self._next = self._next, None
@@ -138,6 +144,6 @@ class OfWriter:
         self._kept = kept
         self._touched = touched
 
-    def now(self) -> Kept:
+    def now(self, _connection: sa.Connection) -> Kept:
         self._kept.soil(self._touched)
         return self._kept

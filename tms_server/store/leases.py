@@ -160,7 +160,8 @@ class LeaseWrites(session.WriteSession, LeaseReads):
     def add_lease(self, new: lease.Lease, body_digest: str, event: store.NewEvent) -> lease.Lease:
         stored = dataclasses.replace(new, revision=self._revisions.next())
         try:
-            self._run(_ADD, **mapping.lease_columns(stored, body_digest))
+            with self._attempt():
+                self._run(_ADD, **mapping.lease_columns(stored, body_digest))
         except sa.exc.IntegrityError:
             raise errors.AlreadyExists(
                 f"the lease {new.id!r} or the request {new.request_id!r} is there already"

@@ -62,6 +62,7 @@ def lease_changes(value: lease.Lease) -> dict[str, Any]:
         "revision": value.revision,
         "active_at": optional_us(value.active_at),
         "credit_us": documents.span_to_us(value.credit),
+        "wanted_copies": value.wanted_copies,
         "end_state": end.state.value if end else None,
         "end_reason": end.reason if end else None,
         "end_message": end.message if end else None,
@@ -93,6 +94,7 @@ def lease_value(row: Row) -> lease.Lease:
         **renewal_times(row),
         credit=documents.span_from_us(row["credit_us"]),
         end=_lease_end(row),
+        wanted_copies=row["wanted_copies"],
     )
 
 
@@ -192,6 +194,7 @@ def group_columns(value: group.WorkerGroup) -> dict[str, Any]:
         "token": value.token,
         "created_at": documents.to_us(value.created_at),
         "emptied_at": optional_us(value.emptied_at),
+        "replicas": value.replicas,
         "spec": documents.dump(resources.WorkerSpec, value.spec),
     }
 
@@ -209,6 +212,7 @@ def group_value(row: Row) -> group.WorkerGroup:
         token=row["token"],
         created_at=documents.from_us(row["created_at"]),
         emptied_at=_optional_time(row["emptied_at"]),
+        replicas=row["replicas"],
     )
 
 
@@ -239,6 +243,7 @@ def assignment_value(row: Row) -> group.Assignment:
 def report_columns(value: group.GroupReport) -> dict[str, Any]:
     return {
         "group_id": value.group_id,
+        "replica": value.replica,
         "received_at": documents.to_us(value.received_at),
         "report": documents.dump(group.GroupReport, value),
     }

@@ -50,7 +50,8 @@ class NameWrites(session.WriteSession, NameReads):
     def set_name(self, binding: lease.NameBinding) -> None:
         """NotFound if there is no such lease."""
         try:
-            self._put(tables.NAMES, mapping.name_columns(binding))
+            with self._attempt():
+                self._put(tables.NAMES, mapping.name_columns(binding))
         except sa.exc.IntegrityError:
             raise errors.NotFound(f"there is no lease {binding.lease_id!r}") from None
 

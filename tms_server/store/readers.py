@@ -8,7 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tms_server.store import calls, kept, unit
+from tms_server.store import calls, database, unit
+
+ATTEMPTS = 2
+"""A connection that has broken while nobody used it is found out by the first who does."""
 
 
 class Readers:
@@ -16,14 +19,13 @@ class Readers:
 
     def __init__(
         self,
-        engine: sa.Engine,
-        ledger: kept.Ledger,
+        base: database.Database,
         loop: asyncio.AbstractEventLoop,
         count: int,
         queue_limit: int,
     ) -> None:
-        self._engine = engine
-        self._ledger = ledger
+        self._engine = base.reading_engine()
+        self._source = base.source
         self._loop = loop
         self._inbox = calls.Inbox(queue_limit)
         self._threads = [
@@ -45,21 +47,44 @@ class Readers:
             thread.join()
 
     def _serve(self) -> None:
-        connection: sa.Connection | None = None
-        source = kept.OfReader(self._ledger)
+        desk = _Desk(self._engine, self._source())
         while taken := self._inbox.take(1):
             (call,) = taken
             if call.future.cancelled():
                 continue
+            desk.answer(call)
+            calls.post(self._loop, taken)
+        desk.close()
+
+
+class _Desk:
+    """One thread's connection, and what the thread keeps."""
+
+    def __init__(self, engine: sa.Engine, source: database.Source) -> None:
+        self._engine = engine
+        self._source = source
+        self._connection: sa.Connection | None = None
+
+    def answer(self, call: calls.Call[Any]) -> None:
+        for _ in range(ATTEMPTS):
             try:
-                connection = connection or self._engine.connect()
-                source.begin()
-                with connection.begin():
-                    reader = unit.SqlReader(connection, source)
-                    call.succeed(call.work(reader))
-                    reader.end()
+                self._connection = self._connection or self._engine.connect()
+                self._read(self._connection, call)
             except BaseException as error:  # noqa: BLE001 - whatever the work raises belongs to its caller
                 call.fail(calls.answer_to(error))
-            calls.post(self._loop, taken)
-        if connection is not None:
-            connection.close()
+                if self._connection is None or not calls.passing(self._connection, error):
+                    return
+                self.close()
+            else:
+                return
+
+    def close(self) -> None:
+        calls.drop(self._connection)
+        self._connection = None
+
+    def _read(self, connection: sa.Connection, call: calls.Call[Any]) -> None:
+        self._source.begin()
+        with connection.begin():
+            reader = unit.SqlReader(connection, self._source)
+            call.succeed(call.work(reader))
+            reader.end()

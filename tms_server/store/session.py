@@ -5,9 +5,10 @@ It must never begin or end a transaction, and never outlive one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -42,7 +43,7 @@ class ReadSession:
         if self._source is None:
             return None
         self.revision()
-        return self._source.now()
+        return self._source.now(self._connection)
 
     def _whole(self, table: sa.Table, read: Callable[[], T]) -> T:
         """What `read` makes of a whole table, kept until somebody touches the table."""
@@ -69,9 +70,13 @@ class Revisions:
     """Allots revisions within one transaction of the writer, which is alone, so that their order is that of commits."""
 
     def __init__(self, last: int) -> None:
-        self.last = last
+        self.first = self.last = last
         self.touched = kept.Touched()
         """By the unit of work that runs."""
+
+    @property
+    def raised(self) -> bool:
+        return self.last != self.first
 
     def next(self) -> int:
         self.last += 1
@@ -99,6 +104,16 @@ class WriteSession(ReadSession):
     def _run(self, statement: sa.Executable, **parameters: Any) -> int:
         """Executes and answers how many rows changed."""
         return self._connection.execute(statement, parameters).rowcount
+
+    @contextlib.contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """A statement that breaks a constraint in here ends itself only, not the transaction."""
+        if self._connection.dialect.name == "sqlite":
+            # Every statement is so by itself.
+            yield
+            return
+        with self._connection.begin_nested():
+            yield
 
     def _put(self, table: sa.Table, row: Row) -> None:
         """Replaces the row of that primary key, or adds it."""

@@ -1,4 +1,4 @@
-"""All that is particular to SQLite: the file and its lock, how connections are set up, how transactions begin.
+"""All that is particular to SQLite: the file and its lock, how connections are set up, how transactions begin and end.
 
 The journal is a write-ahead log with ``synchronous=FULL``: what was committed is on the disk. One process at a time holds
 the lock beside the file, because the writer thread is the only one that allots revisions. Nothing outside may speak
@@ -11,14 +11,17 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import interfaces
 
 from tms_server.model import errors
+from tms_server.store import database, kept, session, unit
 
 SETTING = "database_url"
+READER_THREADS = 2
 BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another process, such as a backup tool, before it is refused."""
 
@@ -30,7 +33,9 @@ def parse(url: str) -> pathlib.Path:
     except (sa.exc.ArgumentError, ValueError):
         raise errors.InvalidField(SETTING, "send a URL such as sqlite:////var/lib/tms/tms.db") from None
     if parsed.get_backend_name() != "sqlite" or parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise errors.Unimplemented(f"{SETTING}: {parsed.drivername} is not supported; send sqlite:///PATH")
+        raise errors.Unimplemented(
+            f"{SETTING}: {parsed.drivername} is not supported; send sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+        )
     if parsed.database in (None, "", ":memory:") or parsed.database.startswith("file:") or parsed.query:
         raise errors.InvalidField(
             SETTING, "send the path of a file and no options, such as sqlite:////var/lib/tms/tms.db"
@@ -70,6 +75,73 @@ def lock(path: pathlib.Path) -> Lock:
             "stop that server, or give this one a file of its own"
         ) from None
     return Lock(descriptor)
+
+
+def open_database(path: pathlib.Path, prepare: Callable[[sa.Connection], None]) -> Database:
+    """Makes the file where needed and takes its lock; `prepare` sets it up."""
+    make_private(path)
+    held = lock(path)
+    try:
+        with migrating_engine(path).begin() as connection:
+            prepare(connection)
+    except BaseException:
+        held.release()
+        raise
+    return Database(path, held)
+
+
+class Database:
+    """Implements `database.Database`: this server is the only one, so memory tells its threads what has changed."""
+
+    reader_threads = READER_THREADS
+
+    def __init__(self, path: pathlib.Path, held: Lock) -> None:
+        self._path = path
+        self._lock = held
+        self._ledger = kept.Ledger()
+
+    def writing_engine(self) -> sa.Engine:
+        return writing_engine(self._path)
+
+    def reading_engine(self) -> sa.Engine:
+        return reading_engine(self._path)
+
+    def book(self) -> database.Book:
+        return _Book(self._ledger)
+
+    def source(self) -> database.Source:
+        return kept.OfReader(self._ledger)
+
+    async def listen(self, _changed: Callable[[], None], _reported: Callable[[], None]) -> database.Ears:
+        return _Deaf()
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class _Deaf:
+    """There is nobody else to hear of."""
+
+    async def close(self) -> None:
+        pass
+
+
+class _Book:
+    """The lock beside the file keeps everybody else out, so nothing changes between two transactions."""
+
+    def __init__(self, ledger: kept.Ledger) -> None:
+        self._ledger = ledger
+
+    def begin(self, connection: sa.Connection, _known: kept.Kept) -> session.Revisions:
+        return session.Revisions(session.ReadSession(connection).revision())
+
+    def end(self, connection: sa.Connection, revisions: session.Revisions, touched: kept.Touched) -> None:
+        if revisions.raised:
+            unit.save_revision(connection, revisions)
+        self._ledger.record(touched)
+
+    def settle(self) -> None:
+        self._ledger.settle()
 
 
 def writing_engine(path: pathlib.Path) -> sa.Engine:

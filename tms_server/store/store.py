@@ -1,64 +1,69 @@
-"""The store of this server on an SQLite database: opens, hands closures to threads, wakes who subscribed, closes."""
+"""The store of this server on its database: opens, hands closures to threads, wakes who subscribed, closes."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import TypeVar
 
 import sqlalchemy as sa
 
 from tms_server import clock
-from tms_server.model import errors, ids
+from tms_server.model import ids
 from tms_server.ports import store
-from tms_server.store import calls, kept, migrate, readers, sqlite, unit, writer
+from tms_server.store import calls, database, migrate, opening, readers, unit, writer
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`queue_limit`: calls that wait at most, for the writer and for the readers each; more are refused."""
+    """`queue_limit`: calls that wait at most, for the writer and for the readers each; more are refused.
+
+    `migrate`: brings an older database to this server's schema; otherwise it is refused.
+    """
 
     queue_limit: int = 4_096
-    reader_threads: int = 2
+    migrate: bool = True
 
 
 class SqlStore:
     """Implements `store.Store`. All calls come from the event loop that opened it."""
 
-    def __init__(self, path: pathlib.Path, lock: sqlite.Lock, clock_: clock.Clock, options: Options) -> None:
+    def __init__(self, base: database.Database, clock_: clock.Clock, options: Options) -> None:
         """Use `open`."""
-        self._lock = lock
+        self._database = base
         self._loop = asyncio.get_running_loop()
         self._wakes: dict[object, Callable[[], None]] = {}
-        ledger = kept.Ledger()
-        self._readers = readers.Readers(
-            sqlite.reading_engine(path), ledger, self._loop, options.reader_threads, options.queue_limit
-        )
-        self._writer = writer.Writer(
-            sqlite.writing_engine(path), ledger, clock_, self._loop, self._wake_all, options.queue_limit
-        )
+        self._report_wakes: dict[object, Callable[[], None]] = {}
+        self._ears: database.Ears | None = None
+        self._readers = readers.Readers(base, self._loop, base.reader_threads, options.queue_limit)
+        self._writer = writer.Writer(base, clock_, self._loop, self._wake_all, options.queue_limit)
 
     @classmethod
     async def open(
         cls, url: str, clock_: clock.Clock, new_id: Callable[[], ids.InstallationId], options: Options | None = None
     ) -> SqlStore:
-        """Opens the database ``sqlite:///PATH``, made and migrated where needed; `new_id` names a new installation.
+        """Opens the database ``sqlite:///PATH`` or ``postgresql://...``, made and migrated where needed.
 
-        Blocks while it migrates, so it comes before serving. Unimplemented for other databases; FailedPrecondition when
-        another server runs on the database, a newer one has written it, or the file
-        cannot be opened.
+        `new_id` names a new installation. Comes before serving, for it waits while somebody migrates. InvalidField or
+        Unimplemented for a URL that cannot be meant; FailedPrecondition when the database cannot be used, a newer server
+        has written it, or another server runs on an SQLite database.
         """
-        path = sqlite.parse(url)
+        chosen = options or Options()
+
+        def prepare(connection: sa.Connection) -> None:
+            (migrate.bring_up if chosen.migrate else migrate.check)(connection)
+            unit.add_installation(connection, new_id, clock_.now())
+
+        opened = cls(await asyncio.to_thread(opening.open_database, url, prepare), clock_, chosen)
         try:
-            lock = _prepare(path, url, clock_, new_id)
-        except (OSError, sa.exc.DatabaseError) as error:
-            reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
-            raise errors.FailedPrecondition(f"{sqlite.SETTING}: {path} cannot be opened: {reason}") from error
-        return cls(path, lock, clock_, options or Options())
+            await opened._listen()
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
 
     async def read(self, work: Callable[[store.Reader], T]) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
@@ -72,43 +77,40 @@ class SqlStore:
         return await future
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
-        key = object()
-        self._wakes[key] = wake
-        return lambda: (self._wakes.pop(key, None), None)[1]
+        return _add(self._wakes, wake)
+
+    def subscribe_reports(self, wake: Callable[[], None]) -> Callable[[], None]:
+        return _add(self._report_wakes, wake)
 
     async def close(self) -> None:
         """Refuses new calls, finishes the accepted ones, lets go of the database. May be called again."""
         self._writer.close()
         self._readers.close()
+        if self._ears is not None:
+            await self._ears.close()
         await asyncio.to_thread(self._release)
+
+    async def _listen(self) -> None:
+        self._ears = await self._database.listen(self._wake_all, self._wake_for_reports)
 
     def _release(self) -> None:
         self._readers.join()
         self._writer.join()
-        self._lock.release()
+        self._database.release()
 
     def _wake_all(self) -> None:
-        for wake in self._wakes.values():
+        self._wake(self._wakes)
+
+    def _wake_for_reports(self) -> None:
+        self._wake(self._report_wakes)
+
+    def _wake(self, wakes: dict[object, Callable[[], None]]) -> None:
+        for wake in wakes.values():
             # Each in a callback of its own: one that raises must not keep the others asleep.
             self._loop.call_soon(wake)
 
 
-def _prepare(
-    path: pathlib.Path, url: str, clock_: clock.Clock, new_id: Callable[[], ids.InstallationId]
-) -> sqlite.Lock:
-    """Makes and migrates the database under its lock, which stays with the caller."""
-    sqlite.make_private(path)
-    lock = sqlite.lock(path)
-    try:
-        migrate.upgrade(url)
-        _install(path, new_id, clock_)
-    except BaseException:
-        lock.release()
-        raise
-    return lock
-
-
-def _install(path: pathlib.Path, new_id: Callable[[], ids.InstallationId], clock_: clock.Clock) -> None:
-    engine: sa.Engine = sqlite.writing_engine(path)
-    with engine.begin() as connection:
-        unit.add_installation(connection, new_id, clock_.now())
+def _add(wakes: dict[object, Callable[[], None]], wake: Callable[[], None]) -> Callable[[], None]:
+    key = object()
+    wakes[key] = wake
+    return lambda: (wakes.pop(key, None), None)[1]

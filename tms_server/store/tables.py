@@ -18,8 +18,15 @@ METADATA = sa.MetaData(
     }
 )
 
+# Ordered by its bytes everywhere, whatever the language of the database.
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def _document(name: str) -> sa.Column[object]:
+    return sa.Column(name, sa.JSON(none_as_null=True), nullable=False)
+
+
+def _list(name: str) -> sa.Column[list[str]]:
     return sa.Column(name, sa.JSON(none_as_null=True), nullable=False)
 
 
@@ -31,15 +38,21 @@ def _big(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False)
 
 
+def _count(name: str, otherwise: int) -> sa.Column[int]:
+    """With a default, so that it could be added to rows that were there."""
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text(str(otherwise)))
+
+
 def _text(name: str, *, nullable: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=nullable)
+    return sa.Column(name, TEXT, nullable=nullable)
 
 
 def _key(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, primary_key=True)
+    return sa.Column(name, TEXT, primary_key=True)
 
 
-# One row. `revision` is that of the last change, `forgotten_revision` the greatest of an event that was deleted.
+# One row. `revision` is that of the last change, `forgotten_revision` the greatest of an event that was deleted, `commits`
+# the number of the last row of the table of that name.
 INSTALLATION = sa.Table(
     "installation",
     METADATA,
@@ -49,7 +62,8 @@ INSTALLATION = sa.Table(
     _time("alive_at"),
     _big("revision"),
     _big("forgotten_revision"),
-    sa.CheckConstraint("only = 1", name="one_row"),
+    _count("commits", 0),
+    sa.CheckConstraint('"only" = 1', name="one_row"),
 )
 
 LEASES = sa.Table(
@@ -70,6 +84,7 @@ LEASES = sa.Table(
     _time("renewed_until", nullable=True),
     _time("last_activity_at", nullable=True),
     _big("credit_us"),
+    _count("wanted_copies", 1),
     _text("end_state", nullable=True),
     _text("end_reason", nullable=True),
     _text("end_message", nullable=True),
@@ -90,7 +105,7 @@ LEASES = sa.Table(
 LEASE_LABELS = sa.Table(
     "lease_labels",
     METADATA,
-    sa.Column("lease_id", sa.Text, sa.ForeignKey("leases.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("lease_id", TEXT, sa.ForeignKey("leases.id", ondelete="CASCADE"), primary_key=True),
     _key("key"),
     _text("value"),
     sa.Index(None, "key", "value", "lease_id"),
@@ -100,7 +115,7 @@ LEASE_EVENTS = sa.Table(
     "lease_events",
     METADATA,
     sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("lease_id", sa.Text, sa.ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("lease_id", TEXT, sa.ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
     _text("namespace"),
     _time("at"),
     _text("type"),
@@ -115,7 +130,7 @@ NAMES = sa.Table(
     METADATA,
     _key("namespace"),
     _key("name"),
-    sa.Column("lease_id", sa.Text, sa.ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("lease_id", TEXT, sa.ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
     _time("changed_at"),
     sa.Index(None, "lease_id"),
 )
@@ -143,6 +158,7 @@ WORKER_GROUPS = sa.Table(
     _text("token"),
     _time("created_at"),
     _time("emptied_at", nullable=True),
+    _count("replicas", 1),
     _document("spec"),
     sa.Index(None, "namespace", "pool"),
 )
@@ -151,9 +167,9 @@ WORKER_GROUPS = sa.Table(
 ASSIGNMENTS = sa.Table(
     "assignments",
     METADATA,
-    sa.Column("lease_id", sa.Text, sa.ForeignKey("leases.id"), primary_key=True),
+    sa.Column("lease_id", TEXT, sa.ForeignKey("leases.id"), primary_key=True),
     sa.Column("copy", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("group_id", sa.Text, sa.ForeignKey("worker_groups.id"), primary_key=True),
+    sa.Column("group_id", TEXT, sa.ForeignKey("worker_groups.id"), primary_key=True),
     _big("generation"),
     _big("booked_bytes"),
     _time("assigned_at"),
@@ -164,7 +180,8 @@ ASSIGNMENTS = sa.Table(
 GROUP_REPORTS = sa.Table(
     "group_reports",
     METADATA,
-    sa.Column("group_id", sa.Text, sa.ForeignKey("worker_groups.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("group_id", TEXT, sa.ForeignKey("worker_groups.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("replica", TEXT, primary_key=True, server_default=""),
     _time("received_at"),
     _document("report"),
 )
@@ -187,4 +204,33 @@ ENDPOINTS = sa.Table(
     _big("http_port"),
     _big("grpc_port"),
     _big("metrics_port"),
+)
+
+# Images that may be asked for beside those of the settings.
+IMAGE_RULES = sa.Table(
+    "image_rules",
+    METADATA,
+    _key("pattern"),
+    _time("created_at"),
+    _text("actor"),
+)
+
+# One row at most: the server that leads, and how often it has said so.
+LEADER = sa.Table(
+    "leader",
+    METADATA,
+    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
+    _big("term"),
+    _text("holder"),
+    _big("beat"),
+    sa.CheckConstraint('"only" = 1', name="one_row"),
+)
+
+# What the last commits touched, for the other servers; empty where there can be only one.
+COMMITS = sa.Table(
+    "commits",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    _list("leases"),
+    _list("tables"),
 )

@@ -37,15 +37,15 @@ async def test_up_down_and_up_again_with_data_between(tmp_path: pathlib.Path) ->
         await store.write(lambda unit: unit.put_group(stores.new_group(), None))
         await store.write(lambda unit: unit.put_assignment(stores.new_assignment(1)))
         await store.close()
-        migrate.downgrade(stores.url_of(path))
+        await migrate.downgrade(stores.url_of(path))
         assert _tables(path) == set()
-        migrate.upgrade(stores.url_of(path))
+        await migrate.upgrade(stores.url_of(path))
         assert _tables(path) == set(tables.METADATA.tables)
 
 
-def test_the_migrated_schema_is_that_of_the_code(tmp_path: pathlib.Path) -> None:
+async def test_the_migrated_schema_is_that_of_the_code(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "tms.db"
-    migrate.upgrade(stores.url_of(path))
+    await migrate.upgrade(stores.url_of(path))
     with _connection(path) as connection:
         context = alembic.migration.MigrationContext.configure(connection, opts={"compare_type": True})
         assert alembic.autogenerate.compare_metadata(context, tables.METADATA) == []
@@ -60,11 +60,11 @@ def _constraints(table: sa.Table) -> set[tuple[str, object]]:
     return {(type(each).__name__, preparer.format_constraint(each)) for each in table.constraints}
 
 
-def test_going_up_twice_changes_nothing(tmp_path: pathlib.Path) -> None:
+async def test_going_up_twice_changes_nothing(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "tms.db"
-    migrate.upgrade(stores.url_of(path))
+    await migrate.upgrade(stores.url_of(path))
     before = _dump(path)
-    migrate.upgrade(stores.url_of(path))
+    await migrate.upgrade(stores.url_of(path))
     assert _dump(path) == before
 
 
@@ -75,7 +75,7 @@ def _dump(path: pathlib.Path) -> list[str]:
 
 async def test_a_database_of_a_newer_server_is_refused_and_left_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "tms.db"
-    migrate.upgrade(stores.url_of(path))
+    await migrate.upgrade(stores.url_of(path))
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     before = _dump(path)
