@@ -137,7 +137,10 @@ class FakeBackend:
         if spec.group_id in self.world.groups:
             if self.differs(spec):
                 self.launches[spec.group_id] += 1
-                self.world.groups[spec.group_id].spec = spec
+                group = self.world.groups[spec.group_id]
+                if spec.replicas != group.spec.replicas:
+                    group.replicas = self._replicas(spec)
+                group.spec = spec
                 self._changes.notify()
             return
         self.launches[spec.group_id] += 1

@@ -1,0 +1,307 @@
+"""Worker groups as Deployments of a Kubernetes cluster, and Services that lead clients to them.
+
+Decides when objects are written; what they hold is said by `manifests`, what is known by `view`. Keeps nothing that the
+cluster does not hold, so a server that starts anew goes on where the last one stopped. Never touches what is not marked
+with its installation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import weakref
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from tms_server import clock as clock_module
+from tms_server.backends import changes
+from tms_server.backends.kubernetes import (
+    backoff,
+    client,
+    connect,
+    covers,
+    failures,
+    kinds,
+    logs,
+    manifests,
+    names,
+    nodes,
+    objects,
+    observed,
+    reasons,
+    refusals,
+    rights,
+    router,
+    view,
+)
+from tms_server.backends.kubernetes import options as options_module
+from tms_server.model import errors, ids, resources
+from tms_server.ports import backend
+
+log = structlog.get_logger(__name__)
+Json = dict[str, Any]
+_STOP_BOUND_S = 60
+"""Beside its grace period, how long a pod may take to go before the caller is told."""
+
+
+class KubernetesBackend:
+    """Made with `open`; any number of them may serve one installation."""
+
+    def __init__(self, options: options_module.Options, api: client.Api, clock: clock_module.Clock) -> None:
+        self.api = api
+        self._options = options
+        self._clock = clock
+        self._changes = changes.Changes()
+        self._view = view.View(options, api, self._changes.notify)
+        self._objects = objects.Objects(options, api, self._view)
+        self._router = router.Router(options, self._view, self._objects, clock, self._wake_at)
+        self._mover = nodes.Mover(options=options, api=api, view=self._view, writes=self._objects, clock=clock)
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._differs: dict[ids.GroupId, tuple[int, backend.LaunchSpec, bool]] = {}
+        self._observed: dict[str, tuple[int, backend.Observed]] = {}
+        self._closed = False
+        self._moves_at: dt.datetime | None = None
+
+    @classmethod
+    async def open(
+        cls, options: options_module.Options, connection: connect.Connection, clock: clock_module.Clock
+    ) -> KubernetesBackend:
+        """Checks the rights and looks at the cluster once.
+
+        PermissionDenied with the rights that are missing, FailedPrecondition without credentials, Unavailable.
+        """
+        api = client.Api(
+            await connect.connect(connection),
+            options.namespace,
+            clock,
+            at_once=options.requests_at_once,
+            writes_per_s=options.writes_per_s,
+        )
+        opened = cls(options, api, clock)
+        try:
+            await rights.check(api)
+            await opened._view.open(clock, nodes=await rights.may_read_nodes(api))
+        except BaseException:
+            await opened.close()
+            raise
+        opened._spawn(opened._move_pods(), "moves pods off cordoned nodes")
+        log.info("kubernetes.opened", namespace=options.namespace, nodes=opened._view.nodes_readable)
+        return opened
+
+    @property
+    def routes(self) -> bool:
+        return True
+
+    @property
+    def scales(self) -> bool:
+        return True
+
+    def refuse(self, worker: resources.WorkerSpec) -> str | None:
+        if reason := refusals.refuse(self._options, worker):
+            return reason
+        against = self.warn(worker) if self._options.strict else None
+        return f"profile: {against.message}" if against is not None else None
+
+    def capacity_bytes(self, worker: resources.WorkerSpec) -> int:
+        asked = worker.resources.memory_bytes or self._options.default_memory_bytes
+        return max(0, asked - self._options.margin_bytes)
+
+    def refuse_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> str | None:
+        return names.refuse(namespace, name)
+
+    def warn(self, worker: resources.WorkerSpec) -> backend.Trouble | None:
+        if not self._view.nodes_readable or refusals.refuse(self._options, worker):
+            return None
+        return nodes.misfit(worker, self._options, self._view.all(kinds.NODES).values())
+
+    def differs(self, spec: backend.LaunchSpec) -> bool:
+        version = self._view.version(spec.group_id)
+        known = self._differs.get(spec.group_id)
+        if known is None or known[0] != version or known[1] != spec:
+            known = (version, spec, self._compare(spec))
+            self._differs[spec.group_id] = known
+        return known[2]
+
+    async def route(self, routes: Sequence[backend.Route]) -> Mapping[str, backend.Trouble]:
+        return await self._router.route(routes)
+
+    def routed(self, worker: ids.WorkerId) -> frozenset[ids.LeaseId]:
+        return self._router.routed(worker)
+
+    async def observe(self) -> tuple[backend.Observed, ...]:
+        """From memory, the state of the last word of the API server."""
+        groups = [each for each in self._view.groups() if self._exists(self._view.group(each))]
+        self._observed = {each: self._observe(each) for each in groups}
+        self._differs = {each: known for each, known in self._differs.items() if each in self._observed}
+        return tuple(found for _, found in self._observed.values())
+
+    async def launch(self, spec: backend.LaunchSpec) -> None:
+        """Beside the port: AlreadyExists where somebody else has the name."""
+        if reason := self.refuse(spec.worker):
+            raise errors.FailedPrecondition(reason)
+        wanted = manifests.of_group(spec, self._options)
+        async with self._lock(spec.group_id):
+            await self._hold_evictions()
+            group = self._view.group(spec.group_id)
+            await self._objects.ensure(wanted.secret, group.secret)
+            await self._objects.ensure(_deployment(spec, wanted.deployment, group.deployment), group.deployment)
+            if wanted.scaler is not None:
+                await self._objects.ensure(wanted.scaler, group.scaler)
+            elif group.scaler is not None:
+                await self._objects.remove(kinds.SCALERS, group.scaler)
+
+    async def retire(self, group_id: ids.GroupId) -> None:
+        """Beside the port: a pod of a node that is gone counts as stopped. Unavailable when pods do not go."""
+        async with self._lock(group_id):
+            steps = self._changes.watch()
+            await self._remove(self._view.group(group_id))
+            try:
+                async with asyncio.timeout(self._stop_bound_s(group_id)):
+                    while self._exists(self._view.group(group_id)):
+                        if await anext(steps, "closed") == "closed":
+                            raise errors.Unavailable("the backend is closed")
+            except TimeoutError:
+                raise errors.Unavailable(f"group {group_id}: its pods are still stopping") from None
+        await self._release_evictions()
+
+    def publish(self, owner: str, taken: Collection[resources.Endpoint]) -> resources.Endpoint:
+        """The Service's name in the cluster; derived, so never taken by another owner."""
+        del taken
+        host = f"{names.service_of(owner)}.{self._options.namespace}.svc"
+        return resources.Endpoint(host, names.HTTP_PORT, names.GRPC_PORT, names.METRICS_PORT)
+
+    async def logs(self, group_id: ids.GroupId, tail: int, *, follow: bool) -> AsyncIterator[backend.LogLine]:
+        if not self._view.group(group_id).exists:
+            raise errors.NotFound(f"group {group_id} does not run here")
+        reader = logs.Reader(self.api, self._view, group_id)
+        lines = reader.follow(tail, self._changes) if follow else reader.tail(tail)
+        try:
+            async for line in lines:
+                yield line
+        finally:
+            await lines.aclose()
+
+    def watch(self) -> AsyncIterator[None]:
+        return self._changes.watch()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._changes.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._view.close()
+        await self.api.close()
+
+    def _observe(self, group_id: str) -> tuple[int, backend.Observed]:
+        version, known = self._view.version(group_id), self._observed.get(group_id)
+        if known is not None and known[0] == version:
+            return known
+        return version, observed.of_group(ids.GroupId(group_id), self._view.group(group_id))
+
+    def _exists(self, group: view.GroupView) -> bool:
+        """Whether anything of it is left that runs or would run again."""
+        if group.deployment is not None or group.secret is not None or group.scaler is not None:
+            return True
+        all_nodes = self._view.all(kinds.NODES)
+        return any(not reasons.lost(each, all_nodes.get(each["spec"].get("nodeName") or "")) for each in group.pods)
+
+    def _compare(self, spec: backend.LaunchSpec) -> bool:
+        group = self._view.group(spec.group_id)
+        if not group.exists or refusals.refuse(self._options, spec.worker):
+            return False
+        wanted = manifests.of_group(spec, self._options)
+        pairs = ((wanted.secret, group.secret), (wanted.deployment, group.deployment), (wanted.scaler, group.scaler))
+        return any(_differs(manifest, live) for manifest, live in pairs)
+
+    async def _remove(self, group: view.GroupView) -> None:
+        owned = ((kinds.DEPLOYMENTS, group.deployment), (kinds.SCALERS, group.scaler), (kinds.SECRETS, group.secret))
+        found = [(kind, live) for kind, live in owned if live is not None]
+        # Left behind where somebody deleted a Deployment without what it owns.
+        found += [
+            (kinds.REPLICASETS, each) for each in group.replicasets if not each["metadata"].get("ownerReferences")
+        ]
+        if failed := await objects.all_of(*(self._objects.remove(kind, live) for kind, live in found)):
+            raise failed[0]
+
+    def _stop_bound_s(self, group_id: ids.GroupId) -> int:
+        graces = (each["spec"].get("terminationGracePeriodSeconds") or 0 for each in self._view.group(group_id).pods)
+        return max(graces, default=0) + _STOP_BOUND_S
+
+    async def _hold_evictions(self) -> None:
+        """Only where pods can be moved instead: a budget must not block a drain for ever."""
+        if not self._view.nodes_readable:
+            return
+        manifest = manifests.of_budget(self._options)
+        live = self._view.find(kinds.BUDGETS, manifest["metadata"]["name"])
+        if _differs(manifest, live):
+            async with self._lock("budget"):
+                live = self._view.find(kinds.BUDGETS, manifest["metadata"]["name"])
+                await self._objects.ensure(manifest, live)
+
+    async def _release_evictions(self) -> None:
+        async with self._lock("budget"):
+            live = self._view.find(kinds.BUDGETS, manifests.budget_name(self._options))
+            if live is not None and not self._view.groups():
+                await self._objects.remove(kinds.BUDGETS, live)
+
+    async def _move_pods(self) -> None:
+        pauses = backoff.Backoff(first_s=1, longest_s=60)
+        steps = self._changes.watch()
+        while not self._closed:
+            try:
+                due = await self._mover()
+                pauses.reset()
+            except (errors.TmsError, failures.Refused) as failure:
+                log.warning("pods.not_moved", why=str(failure))
+                due = self._clock.now() + pauses.pause()
+            if due is not None and due != self._moves_at:
+                self._moves_at = due
+                self._wake_at(due)
+            if await anext(steps, "closed") == "closed":
+                return
+
+    def _wake_at(self, instant: dt.datetime) -> None:
+        self._spawn(self._wake(instant), "wakes")
+
+    async def _wake(self, instant: dt.datetime) -> None:
+        await self._clock.sleep_until(instant)
+        self._changes.notify()
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Serialises what happens to one group; kept only while somebody holds it or waits for it."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _differs(manifest: Json | None, live: Json | None) -> bool:
+    if manifest is None or live is None:
+        return manifest is not live
+    return bool(live["metadata"].get("deletionTimestamp")) or not covers.covers(manifest, live)
+
+
+def _deployment(spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> Json:
+    """The autoscaler owns the replicas from its first word on; until then they are ours, and dropping them means one."""
+    if spec.scaling is None:
+        return manifest
+    if live is None:
+        bounds = spec.scaling.autoscaling
+        return manifests.with_replicas(manifest, min(max(spec.replicas, bounds.min_replicas), bounds.max_replicas))
+    return manifests.with_replicas(manifest, live["spec"]["replicas"]) if _owns_replicas(live) else manifest
+
+
+def _owns_replicas(live: Json) -> bool:
+    return any(
+        each.get("manager") == names.MANAGER
+        and each.get("operation") == "Apply"
+        and "f:replicas" in ((each.get("fieldsV1") or {}).get("f:spec") or {})
+        for each in live["metadata"].get("managedFields") or []
+    )

@@ -1,0 +1,215 @@
+"""The pod of a worker group: worker, sidecar, volumes, probes, and the administrator's shape around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tms_server.backends.kubernetes import names, quantities
+from tms_server.backends.kubernetes import options as options_module
+from tms_server.model import resources
+from tms_server.ports import backend
+
+Json = dict[str, Any]
+
+_LIVE = "/v2/health/live"
+_MODELS = {"name": "models", "mountPath": "/tms/models"}
+_TOKEN = {"name": "token", "mountPath": "/tms/token", "readOnly": True}
+_SCRATCH = {"name": "scratch", "mountPath": "/tmp"}  # noqa: S108 - the container's own, an emptyDir
+_READABLE = 0o444
+
+
+def profile_of(options: options_module.Options, worker: resources.WorkerSpec) -> options_module.Profile:
+    """The shape that a worker asks for; KeyError for an unknown one."""
+    return options.profiles[worker.profile or options_module.DEFAULT_PROFILE]
+
+
+def pod(spec: backend.LaunchSpec, options: options_module.Options) -> Json:
+    """The pod's spec."""
+    profile = profile_of(options, spec.worker)
+    shape = {
+        "serviceAccountName": profile.service_account,
+        "nodeSelector": dict(profile.node_selector),
+        "affinity": dict(profile.affinity),
+        "topologySpreadConstraints": [_spread(spec, each) for each in profile.topology_spread],
+        "runtimeClassName": profile.runtime_class,
+        "priorityClassName": profile.priority_class,
+        "imagePullSecrets": [{"name": each} for each in profile.image_pull_secrets],
+    }
+    return {
+        **{key: value for key, value in shape.items() if value},
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": profile.termination_grace_s,
+        "tolerations": [*map(dict, profile.tolerations), *_lost_node(profile)],
+        "securityContext": _pod_security(profile),
+        "initContainers": [_sidecar(spec, options, profile)],
+        "containers": [_worker(spec, options, profile)],
+        "volumes": _volumes(spec, options, profile),
+    }
+
+
+def _worker(spec: backend.LaunchSpec, options: options_module.Options, profile: options_module.Profile) -> Json:
+    program = options.programs[spec.worker.command or options.default_program]
+    return {
+        "name": "worker",
+        "image": spec.worker.image or program.image,
+        **_optional(imagePullPolicy=profile.image_pull_policy, command=list(program.command)),
+        "args": list(program.args),
+        "env": _environment(profile),
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in (("http", names.HTTP_PORT), ("grpc", names.GRPC_PORT), ("metrics", names.METRICS_PORT))
+        ],
+        "resources": _worker_resources(spec.worker.resources, options, profile),
+        "startupProbe": _probe(_LIVE, names.HTTP_PORT, every_s=1, failures=profile.start_bound_s),
+        "livenessProbe": _probe(_LIVE, names.HTTP_PORT, every_s=5, failures=6),
+        "readinessProbe": _probe("/readyz", names.HEALTH_PORT, every_s=1, failures=2),
+        "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": names.HEALTH_PORT, "scheme": "HTTP"}}},
+        "securityContext": _container_security(),
+        "volumeMounts": [_MODELS, _TOKEN, _SCRATCH],
+    }
+
+
+def _sidecar(spec: backend.LaunchSpec, options: options_module.Options, profile: options_module.Profile) -> Json:
+    reserved = {
+        "cpu": quantities.of_milli(profile.sidecar_cpu_milli),
+        "memory": quantities.of_bytes(profile.sidecar_memory_bytes),
+    }
+    return {
+        "name": "sidecar",
+        "image": options.sidecar_image,
+        **_optional(imagePullPolicy=profile.image_pull_policy),
+        "restartPolicy": "Always",
+        "args": _sidecar_args(spec, options),
+        "env": _environment(profile),
+        "ports": [{"name": "health", "containerPort": names.HEALTH_PORT, "protocol": "TCP"}],
+        "resources": {"requests": reserved, "limits": {"memory": reserved["memory"]}},
+        # No startup probe: the worker's container would wait for it.
+        "livenessProbe": _probe("/livez", names.HEALTH_PORT, every_s=5, failures=6),
+        "securityContext": _container_security(),
+        "volumeMounts": _sidecar_mounts(options, profile),
+    }
+
+
+def _sidecar_args(spec: backend.LaunchSpec, options: options_module.Options) -> list[str]:
+    args = [
+        f"--server={options.dial}",
+        f"--worker-id={spec.group_id}",
+        "--replica-id=$(POD_NAME)",
+        "--token-file=/tms/token/token",
+        f"--worker-endpoint=$(POD_IP):{names.HTTP_PORT}:{names.GRPC_PORT}:{names.METRICS_PORT}",
+        "--model-repository=/tms/models",
+        "--data-dir=/tms/state",
+        "--cache-dir=/tms/cache",
+        "--health-address=$(POD_IP)",
+        f"--health-port={names.HEALTH_PORT}",
+    ]
+    return [*args, "--server-ca=/tms/ca/ca.crt"] if options.ca_config_map else args
+
+
+def _sidecar_mounts(options: options_module.Options, profile: options_module.Profile) -> list[Json]:
+    mounts: list[Json] = [
+        _MODELS,
+        _TOKEN,
+        _SCRATCH,
+        {"name": "state", "mountPath": "/tms/state"},
+        {"name": "cache", "mountPath": "/tms/cache"},
+    ]
+    if options.ca_config_map:
+        mounts.append({"name": "ca", "mountPath": "/tms/ca", "readOnly": True})
+    if profile.token_audience:
+        mounts.append({"name": "store-token", "mountPath": "/tms/store-token", "readOnly": True})
+    return mounts
+
+
+def _volumes(spec: backend.LaunchSpec, options: options_module.Options, profile: options_module.Profile) -> list[Json]:
+    volumes: list[Json] = [
+        {"name": "models", "emptyDir": {}},
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "state", "emptyDir": {}},
+        {"name": "cache", **_cache(profile.cache)},
+        {"name": "token", "secret": {"secretName": spec.group_id, "defaultMode": _READABLE}},
+    ]
+    if options.ca_config_map:
+        volumes.append({"name": "ca", "configMap": {"name": options.ca_config_map}})
+    if profile.token_audience:
+        token = {"audience": profile.token_audience, "expirationSeconds": 3600, "path": "token"}
+        volumes.append({"name": "store-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    return volumes
+
+
+def _cache(cache: options_module.Cache) -> Json:
+    if cache.claim:
+        return {"persistentVolumeClaim": {"claimName": cache.claim}}
+    if cache.host_path:
+        return {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
+    return {"emptyDir": {"sizeLimit": quantities.of_bytes(cache.size_bytes)} if cache.size_bytes else {}}
+
+
+def _worker_resources(
+    asked: resources.Resources, options: options_module.Options, profile: options_module.Profile
+) -> Json:
+    models_bytes = asked.memory_bytes or options.default_memory_bytes
+    memory = quantities.of_bytes(profile.host_memory_bytes or models_bytes + profile.memory_overhead_bytes)
+    limits = {"memory": memory}
+    if asked.gpus:
+        limits[profile.gpu_resource] = str(asked.gpus)
+    milli = asked.cpu_milli or profile.cpu_milli
+    return {"limits": limits, "requests": {**limits, **_optional(cpu=quantities.of_milli(milli) if milli else "")}}
+
+
+def _environment(profile: options_module.Profile) -> list[Json]:
+    given = [{"name": key, "value": value} for key, value in sorted(profile.environment.items())]
+    return [_own_field("POD_NAME", "metadata.name"), _own_field("POD_IP", "status.podIP"), *given]
+
+
+def _own_field(name: str, path: str) -> Json:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _probe(path: str, port: int, *, every_s: int, failures: int) -> Json:
+    return {
+        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+        "periodSeconds": every_s,
+        "timeoutSeconds": max(2, every_s),
+        "failureThreshold": failures,
+    }
+
+
+def _lost_node(profile: options_module.Profile) -> list[Json]:
+    """Of our own choice: what Kubernetes adds by itself waits 300 s."""
+    return [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": profile.lost_node_s,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+
+
+def _spread(spec: backend.LaunchSpec, constraint: options_module.Tree) -> Json:
+    """Without a selector of its own a constraint spreads the replicas of the group."""
+    return {"labelSelector": {"matchLabels": {names.GROUP: spec.group_id}}, **constraint}
+
+
+def _pod_security(profile: options_module.Profile) -> Json:
+    ids_ = {"runAsUser": profile.user_id, "runAsGroup": profile.group_id, "fsGroup": profile.group_id}
+    return {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        **{key: value for key, value in ids_.items() if value is not None},
+    }
+
+
+def _container_security() -> Json:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _optional(**values: Any) -> Json:
+    return {key: value for key, value in values.items() if value}

@@ -1,0 +1,110 @@
+"""Which pods and Services must change so that clients are led where they should be. Pure.
+
+A pod is led to by a Service of the lease while it carries the lease's label. Labels are set before a Service is moved to
+them and taken away after, so that a moving name always leads somewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tms_server.backends.kubernetes import covers, manifests, names
+from tms_server.backends.kubernetes import options as options_module
+from tms_server.model import ids
+from tms_server.ports import backend
+
+Json = dict[str, Any]
+Labels = dict[str, str | None]
+"""A patch: None takes a label away."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A Service to be applied, and for whom."""
+
+    owner: str
+    manifest: Json
+    live: Json | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps in their order; `first` and `last` are patches by pod. Where no Service moves, one patch a pod is enough."""
+
+    first: Mapping[str, Labels]
+    services: tuple[Service, ...]
+    last: Mapping[str, Labels]
+    surplus: tuple[Json, ...]
+    """Services that nobody wants any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """Pods and Services as they are. `steady`: owners whose Services are known to be as wanted for that lease."""
+
+    pods: Iterable[Json]
+    services: Mapping[str, Json]
+    steady: Callable[[str, ids.LeaseId], bool] = lambda _owner, _lease_id: False
+
+
+def plan(routes: Sequence[backend.Route], live: Live, options: options_module.Options) -> Plan:
+    """What differs between the routes and what lives."""
+    gains, losses = _labels(routes, live.pods)
+    moved = tuple(
+        each
+        for route in routes
+        for owner in route.owners
+        if not live.steady(owner, route.lease_id)
+        for each in changes(owner, route.lease_id, live.services, options)
+    )
+    kept = {names.service_of(owner) + end for route in routes for owner in route.owners for end in ("", names.HEADLESS)}
+    surplus = tuple(each for name, each in live.services.items() if name not in kept and not _leaving(each))
+    if moved:
+        return Plan(first=gains, services=moved, last=losses, surplus=surplus)
+    both = {name: {**gains.get(name, {}), **losses.get(name, {})} for name in {**gains, **losses}}
+    return Plan(first=both, services=(), last={}, surplus=surplus)
+
+
+def changes(
+    owner: str, lease_id: ids.LeaseId, services: Mapping[str, Json], options: options_module.Options
+) -> tuple[Service, ...]:
+    """The Services of an owner that are not as they should be."""
+    wanted = manifests.of_owner(owner, lease_id, options)
+    pairs = ((manifest, services.get(manifest["metadata"]["name"])) for manifest in wanted)
+    return tuple(
+        Service(owner=owner, manifest=manifest, live=live)
+        for manifest, live in pairs
+        if live is None or _leaving(live) or not covers.covers(manifest, live)
+    )
+
+
+def serving(pod: Json) -> frozenset[ids.LeaseId]:
+    """Leases whose Services lead to the pod."""
+    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
+    prefix = names.SERVING_PREFIX
+    return frozenset(ids.LeaseId(key.removeprefix(prefix)) for key in labels if key.startswith(prefix))
+
+
+def _labels(routes: Sequence[backend.Route], pods: Iterable[Json]) -> tuple[dict[str, Labels], dict[str, Labels]]:
+    wanted: dict[str, set[ids.LeaseId]] = {}
+    for route in routes:
+        for worker in route.workers:
+            wanted.setdefault(worker.replica, set()).add(route.lease_id)
+    gains: dict[str, Labels] = {}
+    losses: dict[str, Labels] = {}
+    for pod in pods:
+        name, has = pod["metadata"]["name"], serving(pod)
+        should = wanted.get(name, set())
+        gained, lost = sorted(should - has), sorted(has - should)
+        # What leaves is out of every Service already, and its labels go with it.
+        if gained and not _leaving(pod):
+            gains[name] = {names.serving_label(lease_id): names.SERVING for lease_id in gained}
+        if lost:
+            losses[name] = {names.serving_label(lease_id): None for lease_id in lost}
+    return gains, losses
+
+
+def _leaving(found: Json) -> bool:
+    return bool(found["metadata"].get("deletionTimestamp"))
