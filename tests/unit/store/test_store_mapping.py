@@ -114,7 +114,9 @@ def test_the_form_of_a_document_is_kept() -> None:
                         "command": "",
                         "image": "worker:1",
                         "resources": {"gpus": 1, "cpu_milli": 0, "memory_bytes": 0},
-                    }
+                        "profile": "",
+                    },
+                    "replicas": 1,
                 }
             },
             "times": {
@@ -128,6 +130,7 @@ def test_the_form_of_a_document_is_kept() -> None:
             "labels": {"team": "a"},
             "sharing": {"share_with": [], "not_with": ["team=b"], "exclusive": False},
             "parent_id": None,
+            "autoscaling": None,
         },
     }
 
