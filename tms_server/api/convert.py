@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from protos.tms.v1 import common_pb2, lease_pb2
-from tms_server.api import fields
+from tms_server.api import convert_scaling, fields
 from tms_server.model import errors, ids, lease, source
 from tms_server.services import create, leases, names, views, watch
 
@@ -31,8 +31,7 @@ _Span = Literal["hold", "activity_window", "max_lifetime", "pending_timeout"]
 
 def create_lease(message: lease_pb2.CreateLeaseRequest) -> create.CreateLease:
     """What a caller asks for."""
-    if message.HasField("autoscaling"):
-        raise errors.Unimplemented("autoscaling: this server does not scale dedicated leases; leave it out")
+    scales = message.HasField("autoscaling")
     spec = lease.LeaseSpec(
         models=tuple(_reference(f"models[{index}]", each) for index, each in enumerate(message.models)),
         placement=_placement(message),
@@ -45,6 +44,7 @@ def create_lease(message: lease_pb2.CreateLeaseRequest) -> create.CreateLease:
             exclusive=message.sharing.exclusive,
         ),
         parent_id=ids.LeaseId(message.parent_id) if message.parent_id else None,
+        autoscaling=convert_scaling.autoscaling(message.autoscaling) if scales else None,
     )
     return create.CreateLease(
         namespace=fields.namespace(message.namespace),
@@ -98,6 +98,7 @@ def lease_message(view: views.LeaseView) -> lease_pb2.Lease:
         last_activity_at=fields.timestamp(shown.last_activity_at),
         expires=deadline(view),
         end=_end(shown.end),
+        autoscaling=convert_scaling.autoscaling_message(shown.spec.autoscaling),
         wanted_replicas=view.wanted_replicas,
         ready_replicas=view.ready_replicas,
     )
@@ -105,7 +106,7 @@ def lease_message(view: views.LeaseView) -> lease_pb2.Lease:
         made.pool.pool = shown.spec.placement.pool
     else:
         made.dedicated.worker.CopyFrom(fields.worker_message(shown.spec.placement.worker))
-        made.dedicated.replicas = 1
+        made.dedicated.replicas = shown.spec.placement.replicas
     return made
 
 
@@ -205,11 +206,9 @@ def _framework(path: str, text: str) -> source.Framework | None:
 def _placement(message: lease_pb2.CreateLeaseRequest) -> lease.Placement:
     if message.WhichOneof("placement") != "dedicated":
         return lease.InPool(ids.PoolName(message.pool.pool or ids.DEFAULT_POOL))
-    if message.dedicated.replicas < 0:
-        raise errors.InvalidField("dedicated.replicas", "give 1, or leave it out")
-    if message.dedicated.replicas > 1:
-        raise errors.Unimplemented("dedicated.replicas: this server runs one copy of a worker; give 1, or leave it out")
-    return lease.Dedicated(fields.worker(message.dedicated.worker))
+    # Left out, it begins with the least that growth allows.
+    least = message.autoscaling.min_replicas or 1
+    return lease.Dedicated(fields.worker(message.dedicated.worker), message.dedicated.replicas or least)
 
 
 def _times(message: lease_pb2.LeaseTimes) -> lease.Times:

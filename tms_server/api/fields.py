@@ -59,6 +59,7 @@ def worker(message: common_pb2.WorkerSpec) -> resources.WorkerSpec:
         command=message.command,
         image=message.image,
         resources=resources.Resources(gpus=asked.gpus, cpu_milli=asked.cpu_milli, memory_bytes=asked.memory_bytes),
+        profile=message.profile,
     )
 
 
@@ -69,7 +70,7 @@ def worker_message(value: resources.WorkerSpec) -> common_pb2.WorkerSpec:
         cpu_milli=value.resources.cpu_milli,
         memory_bytes=value.resources.memory_bytes,
     )
-    made = common_pb2.WorkerSpec(resources=reserved)
+    made = common_pb2.WorkerSpec(resources=reserved, profile=value.profile)
     if value.image:
         made.image = value.image
     elif value.command:

@@ -49,7 +49,9 @@ class PoolsServicer(pool_pb2_grpc.PoolsServicer):
         return pool_pb2.DeletePoolResponse()
 
     async def Update(self, request: pool_pb2.UpdatePoolRequest, context: Context) -> pool_pb2.Pool:
-        raise errors.Unimplemented("this server does not change pools; create another one")
+        namespace, name = fields.namespace(request.namespace), ids.PoolName(request.name)
+        spec = convert_fleet.pool_spec(request.spec)
+        return convert_fleet.pool_message(await self._pools.update(callers.of(context), namespace, name, spec))
 
 
 class WorkersServicer(pool_pb2_grpc.WorkersServicer):

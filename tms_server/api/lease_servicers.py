@@ -94,7 +94,7 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
         namespace = fields.namespace(request.namespace)
         lines = self._leases.logs(callers.of(context), namespace, request.lease, request.tail, follow=request.follow)
         async for line in lines:
-            yield lease_pb2.LogLine(worker=line.group_id, source=line.source, text=line.text)
+            yield lease_pb2.LogLine(worker=line.group_id, source=line.source, text=line.text, replica=line.replica)
 
     async def Tunnel(
         self, request_iterator: AsyncIterator[lease_pb2.TunnelRequest], context: Context

@@ -7,14 +7,14 @@ an action that is repeated does no harm.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tms_server.model import group, ids
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
-    """Stored, and not in the backend."""
+    """Stored, and not in the backend as it should be."""
 
     group: group.WorkerGroup
 
@@ -29,11 +29,17 @@ class Retire:
 Action = Launch | Retire
 
 
-def actions(stored: Iterable[group.WorkerGroup], observed: Iterable[ids.GroupId]) -> tuple[Action, ...]:
-    """Retirements first (they free what launches need), each in a stable order."""
+def actions(
+    stored: Iterable[group.WorkerGroup], observed: Iterable[ids.GroupId], differing: Collection[ids.GroupId] = ()
+) -> tuple[Action, ...]:
+    """Retirements first (they free what launches need), each in a stable order.
+
+    `differing` are groups that are there, but not as they would be launched now.
+    """
     wanted = {each.id: each for each in stored}
     seen = set(observed)
     missing = sorted(
-        (each for each in wanted.values() if each.id not in seen), key=lambda each: (each.created_at, each.id)
+        (each for each in wanted.values() if each.id not in seen or each.id in differing),
+        key=lambda each: (each.created_at, each.id),
     )
     return (*(Retire(group_id) for group_id in sorted(seen - wanted.keys())), *(Launch(each) for each in missing))

@@ -22,6 +22,12 @@ SELECTORS_MAX = 32
 PRIORITY_MAX = 1000
 WORKERS_MAX = 10_000
 BYTES_MAX = 1 << 60
+REPLICAS_MAX = 1000
+METRICS_MAX = 16
+IMAGE_MAX = 512
+QUANTILES_PERMILLE = (500, 900, 950, 990)
+WINDOW_MAX = dt.timedelta(hours=1)
+PERIOD_MAX = dt.timedelta(minutes=30)
 SPAN_MIN = dt.timedelta(seconds=1)
 SPAN_MAX = dt.timedelta(days=3650)
 
@@ -40,6 +46,8 @@ def lease_spec(spec: lease.LeaseSpec) -> None:
         _model(f"models[{index}]", reference)
     _unique(spec.models)
     _placement(spec.placement)
+    if spec.autoscaling is not None:
+        _autoscaling(spec.autoscaling, spec.placement)
     times("times", spec.times)
     if abs(spec.priority) > PRIORITY_MAX:
         raise errors.InvalidField("priority", f"give a number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
@@ -126,6 +134,10 @@ def worker(path: str, spec: resources.WorkerSpec) -> None:
         raise errors.InvalidField(f"{path}.image", "give either an image or a command")
     if "/" in spec.command or " " in spec.command:
         raise errors.InvalidField(f"{path}.command", "give the name of an allowed command, never a command line")
+    if spec.profile and not _NAME.fullmatch(spec.profile):
+        raise errors.InvalidField(f"{path}.profile", "give the name of a pod shape, or leave it out")
+    if len(spec.image) > IMAGE_MAX or not spec.image.isprintable() or " " in spec.image:
+        raise errors.InvalidField(f"{path}.image", f"give an image's name of at most {IMAGE_MAX} characters")
     for field in ("gpus", "cpu_milli", "memory_bytes"):
         if not 0 <= getattr(spec.resources, field) <= BYTES_MAX:
             raise errors.InvalidField(f"{path}.resources.{field}", "give 0 (the default) or a positive number")
@@ -187,8 +199,48 @@ def _unique(models: Collection[lease.ModelReference]) -> None:
 def _placement(placement: lease.Placement) -> None:
     if isinstance(placement, lease.InPool):
         name("pool.pool", placement.pool)
-    else:
-        worker("dedicated.worker", placement.worker)
+        return
+    worker("dedicated.worker", placement.worker)
+    if not 1 <= placement.replicas <= REPLICAS_MAX:
+        raise errors.InvalidField("dedicated.replicas", f"give a number from 1 to {REPLICAS_MAX}, or leave it out")
+
+
+def _autoscaling(asked: lease.Autoscaling, placement: lease.Placement) -> None:
+    path = "autoscaling"
+    if not 1 <= asked.min_replicas <= REPLICAS_MAX:
+        raise errors.InvalidField(f"{path}.min_replicas", f"give a number from 1 to {REPLICAS_MAX}")
+    if not asked.min_replicas <= asked.max_replicas <= REPLICAS_MAX:
+        remedy = f"give a number from min_replicas, {asked.min_replicas}, to {REPLICAS_MAX}"
+        raise errors.InvalidField(f"{path}.max_replicas", remedy)
+    if isinstance(placement, lease.Dedicated) and not (asked.min_replicas <= placement.replicas <= asked.max_replicas):
+        raise errors.InvalidField("dedicated.replicas", "give a number that autoscaling allows, or leave it out")
+    if not 1 <= len(asked.metrics) <= METRICS_MAX:
+        raise errors.InvalidField(f"{path}.metrics", f"give at most {METRICS_MAX}")
+    for index, each in enumerate(asked.metrics):
+        _metric(f"{path}.metrics[{index}]", each)
+    _behavior(f"{path}.behavior", asked.behavior)
+
+
+def _metric(path: str, asked: lease.ScalingMetric) -> None:
+    if not 0 < asked.target_milli <= BYTES_MAX:
+        raise errors.InvalidField(f"{path}.target_milli", "give thousandths of the unit, more than 0")
+    if asked.kind is lease.MetricKind.LATENCY:
+        if asked.quantile_permille not in QUANTILES_PERMILLE:
+            raise errors.InvalidField(f"{path}.quantile_permille", "give 500, 900, 950 or 990")
+    elif asked.quantile_permille:
+        raise errors.InvalidField(f"{path}.quantile_permille", "leave it out; only LATENCY has quantiles")
+
+
+def _behavior(path: str, asked: lease.ScalingBehavior) -> None:
+    for field in ("scale_up_window", "scale_down_window"):
+        window = getattr(asked, field)
+        if window is not None and not dt.timedelta(0) <= window <= WINDOW_MAX:
+            raise errors.InvalidField(f"{path}.{field}", f"give a span from 0 to {WINDOW_MAX.total_seconds():g} s")
+    for field in ("max_step_up", "max_step_down"):
+        if not 0 <= getattr(asked, field) <= REPLICAS_MAX:
+            raise errors.InvalidField(f"{path}.{field}", f"give a number from 1 to {REPLICAS_MAX}, or 0 for no bound")
+    if not SPAN_MIN <= asked.period <= PERIOD_MAX:
+        raise errors.InvalidField(f"{path}.period", f"give a span from 1 to {PERIOD_MAX.total_seconds():g} s")
 
 
 def _printable(path: str, value: str) -> None:

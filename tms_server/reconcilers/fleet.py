@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -19,6 +19,7 @@ from tms_server.model import errors, group, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import store as store_module
+from tms_server.reconcilers import roller
 from tms_server.world import addresses, live
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Fleet:
     def __init__(self, parts: Parts, done: Callable[[], None]) -> None:
         self._parts = parts
         self._done = done
+        self._roller = roller.Roller(store=parts.store, capacity=parts.backend.capacity_bytes)
         self._busy: dict[ids.GroupId, asyncio.Task[None]] = {}
 
     async def __call__(self) -> dt.datetime | None:
@@ -80,11 +82,16 @@ class Fleet:
         observed = await parts.backend.observe()
         if parts.live.observe(observed):
             self._done()
+        specs = _specs(stored)
+        if await self._roll(stored, specs, observed, now):
+            stored = await parts.store.read(self._load)
+            specs = _specs(stored)
         stuck = _stuck(stored, now)
         wanted = [each for each in stored.shrink.groups if each not in stuck]
-        for action in diff.actions(wanted, [each.group_id for each in observed]):
-            self._start(action, stored)
-        return planned.next_at
+        differing = {key for key, spec in specs.items() if parts.backend.differs(spec)}
+        for action in diff.actions(wanted, [each.group_id for each in observed], differing):
+            self._start(action, specs)
+        return min(filter(None, (planned.next_at, self._roller.next_at())), default=None)
 
     async def settled(self) -> None:
         """Returns once every launch and retirement that goes on now has ended."""
@@ -100,6 +107,21 @@ class Fleet:
         for removed in planned.remove:
             unit.delete_group(removed.id)
             unit.delete_endpoint(desired.group_owner(removed.id))
+
+    async def _roll(
+        self,
+        stored: Stored,
+        specs: Mapping[ids.GroupId, backend_module.LaunchSpec],
+        observed: Iterable[backend_module.Observed],
+        now: dt.datetime,
+    ) -> bool:
+        backend = self._parts.backend
+        if not backend.scales:
+            return False
+        shapes = roller.shapes(
+            observed, lambda key: key in self._busy or (key in specs and backend.differs(specs[key]))
+        )
+        return await self._roller.step(stored.shrink.pools, stored.shrink.groups, shapes, now)
 
     async def _publish(self, stored: Stored) -> bool:
         """An address for each group, each lease that has a place and each name; answers whether any was given."""
@@ -123,14 +145,14 @@ class Fleet:
             endpoints=reader.endpoints(),
         )
 
-    def _start(self, action: diff.Action, stored: Stored) -> None:
+    def _start(self, action: diff.Action, specs: Mapping[ids.GroupId, backend_module.LaunchSpec]) -> None:
         group_id = action.group.id if isinstance(action, diff.Launch) else action.group_id
         if group_id in self._busy:
             return
         if isinstance(action, diff.Retire):
             work = self._retire(group_id)
-        elif (endpoint := stored.endpoints.get(desired.group_owner(group_id))) is not None:
-            work = self._launch(action.group, endpoint)
+        elif (spec := specs.get(group_id)) is not None:
+            work = self._launch(action.group, spec)
         else:
             return
         task = self._parts.spawn(work)
@@ -140,14 +162,7 @@ class Fleet:
     def _ended(self, group_id: ids.GroupId) -> None:
         del self._busy[group_id]
 
-    async def _launch(self, wanted: group.WorkerGroup, endpoint: resources.Endpoint) -> None:
-        spec = backend_module.LaunchSpec(
-            group_id=wanted.id,
-            namespace=wanted.namespace,
-            worker=wanted.spec,
-            endpoint=endpoint,
-            token=wanted.token,
-        )
+    async def _launch(self, wanted: group.WorkerGroup, spec: backend_module.LaunchSpec) -> None:
         try:
             await self._parts.backend.launch(spec)
         except Exception as error:  # noqa: BLE001 - the server outlives whatever one launch raises
@@ -171,6 +186,46 @@ class Fleet:
 def _trouble(error: Exception) -> backend_module.Trouble:
     reasons = ((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), ("LaunchFailed",))
     return backend_module.Trouble(next(itertools.chain(*reasons)), str(error) or type(error).__name__)
+
+
+def _specs(stored: Stored) -> Mapping[ids.GroupId, backend_module.LaunchSpec]:
+    """How each group that has an address is launched."""
+    scalings = _scalings(stored)
+    return {
+        each.id: backend_module.LaunchSpec(
+            group_id=each.id,
+            namespace=each.namespace,
+            worker=each.spec,
+            endpoint=endpoint,
+            token=each.token,
+            replicas=each.replicas,
+            scaling=scalings.get(each.id),
+        )
+        for each in stored.shrink.groups
+        if (endpoint := stored.endpoints.get(desired.group_owner(each.id))) is not None
+    }
+
+
+def _scalings(stored: Stored) -> Mapping[ids.GroupId, backend_module.Scaling]:
+    """Growth of dedicated groups; a lease in a pool grows by further assignments, never by replicas."""
+    dedicated = {each.id for each in stored.shrink.groups if each.pool is None}
+    found = {}
+    for booked in stored.shrink.assignments:
+        held = stored.leases.get(booked.lease_id)
+        if booked.draining or booked.group_id not in dedicated or held is None or held.spec.autoscaling is None:
+            continue
+        found[booked.group_id] = backend_module.Scaling(
+            lease_id=held.id, autoscaling=held.spec.autoscaling, load_s=_load_s(held)
+        )
+    return found
+
+
+def _load_s(held: lease.Lease) -> float:
+    """From its place to its first answer: what another replica will take; 0 before it was known once."""
+    placed = held.condition("Placed")
+    if held.active_at is None or placed is None:
+        return 0.0
+    return max(0.0, (held.active_at - placed.changed_at).total_seconds())
 
 
 def _owners(stored: Stored) -> Iterator[str]:

@@ -15,7 +15,7 @@ import structlog
 from tms_server import clock as clock_module
 from tms_server.fleet import desired
 from tms_server.leases import activity, progress
-from tms_server.model import group, ids, lease, resources
+from tms_server.model import group, ids, lease, pool, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.placement import booking
 from tms_server.ports import backend as backend_module
@@ -35,6 +35,7 @@ class Stored:
     assignments: tuple[group.Assignment, ...]
     endpoints: Mapping[str, resources.Endpoint]
     names: tuple[lease.NameBinding, ...]
+    pools: Mapping[tuple[ids.Namespace, ids.PoolName], pool.Pool]
     measured: booking.Measured
 
     def on(self, group_id: ids.GroupId) -> list[lease.Lease]:
@@ -112,6 +113,7 @@ def load(reader: store_module.Reader) -> Stored:
         assignments=reader.assignments(),
         endpoints=reader.endpoints(),
         names=reader.names(),
+        pools={(each.namespace, each.name): each for each in reader.pools()},
         measured=booking.measured(reader.measurements()),
     )
 
@@ -130,6 +132,7 @@ def decide(stored: Stored, seen: sight.Sight, now: dt.datetime) -> Changes:
         and (
             step := steps.step(held, _said(stored, held, wanted.get(held.id, ()), seen), known_shas, now)
             or steps.published(held, untold.get(held.id, ()), now)
+            or _warned(stored, held, seen, now)
         )
     )
     return Changes(
@@ -151,6 +154,20 @@ def _said(
     owner = desired.lease_owner(held.id)
     case = hearing.Case(held=held, booked=booked, owner=owner, endpoint=stored.endpoints.get(owner))
     return hearing.said(case, seen)
+
+
+def _warned(stored: Stored, held: lease.Lease, seen: sight.Sight, now: dt.datetime) -> steps.Step | None:
+    """A lease that serves has its worker: nothing new can stand against that."""
+    if held.active_at is not None and held.condition("Warning") is None:
+        return None
+    placement = held.spec.placement
+    if isinstance(placement, lease.Dedicated):
+        worker = placement.worker
+    elif (home := stored.pools.get((held.namespace, placement.pool))) is not None:
+        worker = home.spec.worker
+    else:
+        return None
+    return steps.warned(held, seen.warn(worker), now)
 
 
 def _untold_names(stored: Stored, seen: sight.Sight) -> Mapping[ids.LeaseId, list[backend_module.Trouble]]:

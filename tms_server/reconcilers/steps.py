@@ -66,6 +66,16 @@ def published(held: lease.Lease, troubles: Sequence[backend.Trouble], now: dt.da
     return Step(changed=moved, event=None if same else event)
 
 
+def warned(held: lease.Lease, trouble: backend.Trouble | None, now: dt.datetime) -> Step | None:
+    """What changes for a living lease when what stands against its worker does, or has passed."""
+    before = held.condition("Warning")
+    if trouble is not None:
+        return _told(held, lifecycle.warned(held, trouble.reason, trouble.message, now, status=True), "Warning", now)
+    if before is None or not before.status:
+        return None
+    return Step(changed=lifecycle.warned(held, "Passed", "nothing stands against its worker now", now, status=False))
+
+
 def _moved(held: lease.Lease, said: progress.Progress | None, now: dt.datetime) -> Step | None:
     if held.state is lease.LeaseState.ACTIVE:
         return _of_active(held, said, now) if said is not None else None

@@ -68,9 +68,12 @@ class Creator:
             validate.request_id("request_id", asked.request_id)
         if asked.name:
             validate.name("name", asked.name)
+            parts.refuse_name(self.parts.backend, asked.namespace, ids.LeaseName(asked.name))
         validate.lease_spec(asked.spec)
         if isinstance(asked.spec.placement, lease.Dedicated):
             parts.refuse_worker(self.parts.backend, "dedicated.worker", asked.spec.placement.worker)
+        if not self.parts.backend.scales:
+            _refuse_growth(asked.spec)
 
     def _before(
         self, reader: store.Reader, caller: caller_module.Caller, asked: CreateLease
@@ -113,14 +116,29 @@ class Creator:
         event = store.NewEvent(
             type="Created", message=f"asked for by {caller.name}", actor=caller.name, at=new.created_at
         )
-        stored = unit.add_lease(new, asked.digest, event)
+        stored = unit.add_lease(self._warned(unit, new), asked.digest, event)
         if asked.name:
             names.bind(unit, stored, ids.LeaseName(asked.name), new.created_at)
         return stored, views.context(unit, [stored])
 
+    def _warned(self, reader: store.Reader, new: lease.Lease) -> lease.Lease:
+        """With a condition that tells what stands against its worker now, if anything does."""
+        placement = new.spec.placement
+        if isinstance(placement, lease.Dedicated):
+            worker = placement.worker
+        else:
+            worker = finding.a_pool(reader, new.namespace, placement.pool).spec.worker
+        trouble = self.parts.backend.warn(worker)
+        if trouble is None:
+            return new
+        return lifecycle.warned(new, trouble.reason, trouble.message, new.created_at, status=True)
+
     async def _dry_run(self, new: lease.Lease) -> views.LeaseView:
-        fleet = await self.parts.store.read(
-            lambda reader: fleet_view.fleet(reader, self.parts.backend.capacity_bytes, new)
+        fleet, new = await self.parts.store.read(
+            lambda reader: (
+                fleet_view.fleet(reader, self.parts.backend.capacity_bytes, new),
+                self._warned(reader, new),
+            )
         )
         said = explaining.explain(fleet, new)
         condition = lease.Condition(
@@ -131,6 +149,13 @@ class Creator:
 
     def _view(self, stored: lease.Lease, around: views.Context) -> views.LeaseView:
         return views.view(stored, around, self.parts.live, self.parts.clock.now())
+
+
+def _refuse_growth(spec: lease.LeaseSpec) -> None:
+    if isinstance(spec.placement, lease.Dedicated) and spec.placement.replicas > 1:
+        raise errors.Unimplemented("dedicated.replicas: this server runs one copy of a worker; give 1, or leave it out")
+    if spec.autoscaling is not None:
+        raise errors.Unimplemented("autoscaling: this server does not scale leases; leave it out")
 
 
 def _new(

@@ -35,6 +35,7 @@ class Names:
         del caller  # every caller may, while there are no rights
         validate.name("namespace", namespace)
         validate.name("name", name)
+        parts.refuse_name(self.parts.backend, namespace, name)
         now = self.parts.clock.now()
 
         def work(unit: store.UnitOfWork) -> lease.NameBinding:

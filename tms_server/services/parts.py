@@ -37,6 +37,13 @@ def refuse_worker(backend: backend_module.Backend, path: str, worker: resources.
     if reason is None:
         return
     field, _, remedy = reason.partition(": ")
-    if field == "image":
+    if field == "image" and not backend.scales:
         raise errors.Unimplemented(f"{path}.{field}: {remedy}")
     raise errors.InvalidField(f"{path}.{field}", remedy)
+
+
+def refuse_name(backend: backend_module.Backend, namespace: ids.Namespace, name: ids.LeaseName) -> None:
+    """InvalidField for a name that can have no address on this backend."""
+    reason = backend.refuse_name(namespace, name)
+    if reason is not None:
+        raise errors.InvalidField("name", reason.removeprefix("name: "))

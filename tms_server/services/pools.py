@@ -1,4 +1,7 @@
-"""Pools: create, get, list, delete. Deleting marks; the pool is gone when its last worker is."""
+"""Pools: create, get, list, change, delete. Deleting marks; the pool is gone when its last worker is.
+
+A change of the workers' shape is stored here; the workers are brought to it elsewhere, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import datetime as dt
 from tms_server.leases import validate
 from tms_server.model import caller as caller_module
 from tms_server.model import errors, ids, lease, pool
+from tms_server.placement import index
 from tms_server.ports import store
 from tms_server.services import finding, parts
-from tms_server.world import endings
+from tms_server.world import endings, fleet_view
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,50 @@ class Pools:
         return await self.parts.store.read(
             lambda reader: _views(reader, [each for each in reader.pools(namespace) if each.deleted_at is None])
         )
+
+    async def update(
+        self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, spec: pool.PoolSpec
+    ) -> PoolView:
+        """Replaces the definition; Unimplemented where the workers' shape changes and the backend cannot roll them.
+
+        FailedPrecondition where a worker has more booked than the new shape can hold.
+        """
+        del caller
+        validate.pool_spec(spec)
+        parts.refuse_worker(self.parts.backend, "spec.worker", spec.worker)
+        made = await self.parts.store.write(lambda unit: self._update(unit, namespace, name, spec))
+        self.parts.changed.notify()
+        return made
+
+    def _update(
+        self, unit: store.UnitOfWork, namespace: ids.Namespace, name: ids.PoolName, spec: pool.PoolSpec
+    ) -> PoolView:
+        found = finding.a_pool(unit, namespace, name)
+        changed = dataclasses.replace(found, spec=spec)
+        if spec.worker != found.spec.worker:
+            if not self.parts.backend.scales:
+                raise errors.Unimplemented(
+                    "spec.worker: this server does not change the shape of running workers; create another pool"
+                )
+            self._bound_bookings(unit, changed)
+        if changed != found:
+            unit.put_pool(changed)
+        return _views(unit, [changed])[0]
+
+    def _bound_bookings(self, unit: store.UnitOfWork, changed: pool.Pool) -> None:
+        """From now on nothing is booked on its workers that the new shape could not hold."""
+        capacity_bytes = self.parts.backend.capacity_bytes(changed.spec.worker)
+        books = index.of(fleet_view.fleet(unit, self.parts.backend.capacity_bytes)).books
+        for each in unit.groups():
+            if (each.namespace, each.pool) != (changed.namespace, changed.name):
+                continue
+            if books[each.id].booked_bytes > capacity_bytes:
+                raise errors.FailedPrecondition(
+                    f"spec.worker.resources.memory_bytes: worker {each.id} has {books[each.id].booked_bytes} bytes"
+                    f" booked, and such a worker would have {capacity_bytes}; give more, or end leases first"
+                )
+            if each.capacity_bytes > capacity_bytes:
+                unit.put_group(dataclasses.replace(each, capacity_bytes=capacity_bytes), each.generation)
 
     async def delete(
         self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, *, revoke_leases: bool

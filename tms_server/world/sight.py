@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
-from tms_server.model import group, ids
+from tms_server.model import group, ids, resources
 from tms_server.ports import backend as backend_module
 from tms_server.world import live
 
@@ -35,12 +36,16 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """`troubles` by group, `untold` by owner of an address. `observed` are the groups that the backend shows."""
+    """`troubles` by group, `untold` by owner of an address. `observed` are the groups that the backend shows.
+
+    `warn` answers from memory what stands against a worker that is to be.
+    """
 
     workers: Mapping[ids.GroupId, tuple[Worker, ...]]
     observed: frozenset[ids.GroupId] = frozenset()
     troubles: Mapping[ids.GroupId, backend_module.Trouble] = dataclasses.field(default_factory=dict)
     untold: Mapping[str, backend_module.Trouble] = dataclasses.field(default_factory=dict)
+    warn: Callable[[resources.WorkerSpec], backend_module.Trouble | None] = lambda _: None
 
     def of(self, group_id: ids.GroupId) -> tuple[Worker, ...]:
         """Workers of a group that may exist."""
@@ -63,6 +68,7 @@ def take(known: live.Live, backend: backend_module.Backend, lost_after: dt.timed
         observed=frozenset(each for each in groups if known.observed(each) is not None),
         troubles=troubles,
         untold=known.untold,
+        warn=functools.cache(backend.warn),
     )
 
 

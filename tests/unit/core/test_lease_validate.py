@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 import hypothesis
 import pytest
@@ -159,3 +160,47 @@ def test_no_text_breaks_the_validation(name: str, uri: str, override: str) -> No
     except (errors.InvalidField, errors.Unimplemented):
         return
     assert not {"..", "\\"} & set(uri.split("/"))
+
+
+GROWTH = lease.Autoscaling(
+    min_replicas=1, max_replicas=2, metrics=(lease.ScalingMetric(kind=lease.MetricKind.IN_FLIGHT, target_milli=1),)
+)
+
+
+def metric(kind: lease.MetricKind, target: int = 1, quantile: int = 0) -> lease.Autoscaling:
+    made = lease.ScalingMetric(kind=kind, target_milli=target, quantile_permille=quantile)
+    return dataclasses.replace(GROWTH, metrics=(made,))
+
+
+def paced(**fields: object) -> lease.Autoscaling:
+    return dataclasses.replace(GROWTH, behavior=lease.ScalingBehavior(**fields))  # type: ignore[arg-type]  # named
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        (dataclasses.replace(GROWTH, min_replicas=0), "autoscaling.min_replicas"),
+        (dataclasses.replace(GROWTH, min_replicas=3), "autoscaling.max_replicas"),
+        (dataclasses.replace(GROWTH, max_replicas=1001), "autoscaling.max_replicas"),
+        (dataclasses.replace(GROWTH, min_replicas=2), "dedicated.replicas"),
+        (dataclasses.replace(GROWTH, metrics=GROWTH.metrics * 17), "autoscaling.metrics"),
+        (metric(lease.MetricKind.IN_FLIGHT, target=0), "autoscaling.metrics[0].target_milli"),
+        (metric(lease.MetricKind.LATENCY, quantile=123), "autoscaling.metrics[0].quantile_permille"),
+        (metric(lease.MetricKind.IN_FLIGHT, quantile=950), "autoscaling.metrics[0].quantile_permille"),
+        (paced(scale_up_window=dt.timedelta(seconds=3601)), "autoscaling.behavior.scale_up_window"),
+        (paced(scale_down_window=dt.timedelta(seconds=-1)), "autoscaling.behavior.scale_down_window"),
+        (paced(max_step_up=-1), "autoscaling.behavior.max_step_up"),
+        (paced(period=dt.timedelta(0)), "autoscaling.behavior.period"),
+    ],
+)
+def test_growth_that_means_nothing_is_refused_by_its_field(asked: lease.Autoscaling, path: str) -> None:
+    spec = dataclasses.replace(b.L("a", own=b.worker()).spec(), autoscaling=asked)
+    with pytest.raises(errors.InvalidField) as refused:
+        validate.lease_spec(spec)
+    assert refused.value.path == path
+
+
+def test_growth_within_its_limits_is_taken() -> None:
+    for asked in (GROWTH, metric(lease.MetricKind.LATENCY, quantile=990), paced(scale_up_window=dt.timedelta(0))):
+        validate.lease_spec(dataclasses.replace(b.L("a", own=b.worker()).spec(), autoscaling=asked))
+        validate.lease_spec(dataclasses.replace(b.L("a").spec(), autoscaling=asked))

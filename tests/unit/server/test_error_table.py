@@ -10,7 +10,8 @@ from tms_server.model import errors
 
 
 def leaves(kind: type[errors.TmsError]) -> Iterator[type[errors.TmsError]]:
-    below = kind.__subclasses__()
+    # What an adapter makes for itself has the code of what it is made from.
+    below = [each for each in kind.__subclasses__() if each.__module__ == errors.__name__]
     if not below:
         yield kind
     for each in below:
