@@ -86,14 +86,14 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
 Object = dict[str, Any]
 
 
-def render(values: Mapping[str, Any], name: str = "tms") -> list[Object]:
+def render(values: Mapping[str, Any], name: str = "tms", namespace: str = NAMESPACE) -> list[Object]:
     """All objects of a release, hooks included; the caller's own to change."""
-    return copy.deepcopy(_rendered(json.dumps(values), name))
+    return copy.deepcopy(_rendered(json.dumps(values), name, namespace))
 
 
 @functools.cache
-def _rendered(values: str, name: str) -> list[Object]:
-    files = _chart().render(json.loads(values), name=name, namespace=NAMESPACE)
+def _rendered(values: str, name: str, namespace: str) -> list[Object]:
+    files = _chart().render(json.loads(values), name=name, namespace=namespace)
     return [each for file, text in files.items() if file.endswith(".yaml") for each in yaml.safe_load_all(text) if each]
 
 
