@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from tms_server.model import group, ids, lease, pool, resources
+from tms_server.model import group, ids, image, lease, pool, resources
 
 T = TypeVar("T")
 
@@ -120,6 +120,10 @@ class Reader(Protocol):
         """Address of one owner."""
         ...
 
+    def image_rules(self) -> tuple[image.ImageRule, ...]:
+        """Rules beside those of the settings, by pattern."""
+        ...
+
 
 class UnitOfWork(Reader, Protocol):
     """A reader that can also write; all or nothing."""
@@ -170,6 +174,16 @@ class UnitOfWork(Reader, Protocol):
     def put_reports(self, reports: Sequence[group.GroupReport]) -> None:
         """Adds or replaces; the late report of a group that is gone is dropped."""
         ...
+
+    def delete_report(self, worker: ids.WorkerId) -> None:
+        """Forgets the report of a worker that is gone for good, if there is one."""
+        ...
+
+    def put_image_rule(self, new: image.ImageRule) -> None:
+        """Adds a rule; one with that pattern stays as it is."""
+        ...
+
+    def delete_image_rule(self, pattern: str) -> bool: ...
 
     def put_measurement(self, new: group.Measurement) -> None:
         """Keeps the greatest value for its key."""
