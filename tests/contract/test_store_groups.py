@@ -79,25 +79,17 @@ async def test_assignments_need_their_lease_and_group_and_keep_the_group(store: 
     assert await store.read(lambda reader: (reader.groups(), reader.assignments())) == ((), ())
 
 
-async def test_reports_are_the_last_word_of_groups_that_exist(store: port.Store) -> None:
-    def report(group_name: str, epoch: int) -> group.GroupReport:
-        return group.GroupReport(
-            group_id=ids.GroupId(group_name),
-            incarnation="i",
-            epoch=epoch,
-            generation=1,
-            server_ready=True,
-            activity_known=True,
-            received_at=stores.NOW,
-            endpoints=(resources.Endpoint("127.64.0.1", 1, 2, 3),),
-        )
-
+async def test_reports_are_the_last_word_of_workers_whose_groups_exist(store: port.Store) -> None:
+    report = stores.new_report
     await stores.for_each(store, ("g2", "g1"), lambda unit, name: unit.put_group(stores.new_group(name), None))
-    await store.write(lambda unit: unit.put_reports([report("g1", 1), report("g2", 1), report("gone", 1)]))
-    await store.write(lambda unit: unit.put_reports([report("g1", 2)]))
-    assert await store.read(lambda reader: reader.reports()) == (report("g1", 2), report("g2", 1))
-    await store.write(lambda unit: unit.delete_group(ids.GroupId("g1")))
-    assert await store.read(lambda reader: reader.reports()) == (report("g2", 1),)
+    await store.write(
+        lambda unit: unit.put_reports([report("g1"), report("g2", "b"), report("gone"), report("g2", "a")])
+    )
+    await store.write(lambda unit: unit.put_reports([report("g1", epoch=2), report("g2", "b", epoch=3)]))
+    expected = (report("g1", epoch=2), report("g2", "a"), report("g2", "b", epoch=3))
+    assert await store.read(lambda reader: reader.reports()) == expected
+    await store.write(lambda unit: unit.delete_group(ids.GroupId("g2")))
+    assert await store.read(lambda reader: reader.reports()) == expected[:1]
 
 
 async def test_measurements_keep_the_greatest(store: port.Store) -> None:

@@ -88,6 +88,20 @@ def new_assignment(number: int, group_name: str = "g1") -> group.Assignment:
     )
 
 
+def new_report(group_name: str = "g1", replica: str = "", epoch: int = 1) -> group.GroupReport:
+    return group.GroupReport(
+        group_id=ids.GroupId(group_name),
+        replica=ids.ReplicaId(replica),
+        incarnation="i",
+        epoch=epoch,
+        generation=1,
+        server_ready=True,
+        activity_known=True,
+        received_at=NOW,
+        endpoints=(resources.Endpoint("127.64.0.1", 1, 2, 3),),
+    )
+
+
 def new_pool(name: str = "default") -> pool.Pool:
     spec = pool.PoolSpec(worker=resources.WorkerSpec(image="worker:1"), max_workers=7)
     return pool.Pool(namespace=NAMESPACE, name=ids.PoolName(name), spec=spec, created_at=NOW)
