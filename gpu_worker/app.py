@@ -163,15 +163,22 @@ class Fronts:
         return ports
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuses what is new, lets what is in flight finish; true if all did in time."""
-        self._intake.stop()
+        """Accepts no more connections, sends the clients of those there are elsewhere, lets what is in flight finish.
+
+        What clients ask before they have heard that they should go is still answered. True if all was in time.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
         for server in self._servers:
             server.drain()
-        async with asyncio.TaskGroup() as both:
-            draining = both.create_task(self._engine.drain(timeout_s))
-            if self._grpc:
-                both.create_task(self._grpc.stop(timeout_s))
-        return draining.result()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as leaving:
+                for server in self._servers:
+                    leaving.create_task(server.quiet())
+                if self._grpc:
+                    leaving.create_task(self._grpc.stop(timeout_s))
+        self._intake.stop()
+        return await self._engine.drain(max(0.0, until_s - loop.time()))
 
     async def close(self) -> None:
         """Ends every connection, once its last answer is out."""

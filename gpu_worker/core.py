@@ -32,6 +32,8 @@ _EXTENSIONS = (
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
 
+_REMEMBERED = 4096
+
 log = structlog.get_logger(__name__)
 
 
@@ -74,6 +76,8 @@ class Core(border.Engine):
         self._options = options
         self._models = models
         self._expected: set[str] = set()
+        self._leaving: set[str] = set()
+        self._all_leave = False
         self._started = False
         self._stopping = False
 
@@ -166,12 +170,25 @@ class Core(border.Engine):
     async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         self._require_control()
         await self._models.load(name, parameters)
+        self._leaving.discard(name)
+
+    def leave(self, model: str) -> None:
+        if not model:
+            self._all_leave = True
+        elif self._models.versions(model):
+            self._leaving.add(model)
+        if len(self._leaving) > _REMEMBERED:
+            self._leaving = {name for name in self._leaving if self._models.versions(name)}
+
+    def leaving(self, model: str) -> bool:
+        return self._all_leave or model in self._leaving
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None:
         """Only ensembles have dependents, and those are refused at load: `unload_dependents` changes nothing."""
         del unload_dependents
         self._require_control()
         self._expected.discard(name)
+        self.leave(name)
         await self._models.unload(name)
 
     def _require_control(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,6 +158,13 @@ HTTP = (
     Flag("http-header-timeout-secs", "longest time a request's head may take", moment, 20.0, "S"),
     Flag("http-body-timeout-secs", "longest time a body may take, beside a second for each 16 KiB", moment, 60.0, "S"),
     Flag("http-idle-timeout-secs", "how long an idle connection is kept", moment, 620.0, "S"),
+    Flag(
+        "http-max-connection-age-secs",
+        "age after which a connection ends with its next answer, give or take a tenth; 0: never",
+        seconds,
+        0.0,
+        "S",
+    ),
     Flag("http-tls-cert", "PEM file of the certificate; turns on TLS", str, metavar="FILE"),
     Flag("http-tls-key", "PEM file of its key", str, metavar="FILE"),
     Flag(
@@ -196,8 +204,13 @@ GRPC = (
         metavar="MS",
     ),
     Flag("grpc-http2-max-ping-strikes", "bad pings before a connection is closed", integer, metavar="N"),
-    Flag("grpc-max-connection-age", "milliseconds a connection may live", integer, metavar="MS"),
-    Flag("grpc-max-connection-age-grace", "milliseconds for its calls to end after that", integer, metavar="MS"),
+    Flag("grpc-max-connection-age", "milliseconds a connection may live, give or take a tenth", integer, metavar="MS"),
+    Flag(
+        "grpc-max-connection-age-grace",
+        "milliseconds for its calls to end after that, before they are cut; without it they are not",
+        integer,
+        metavar="MS",
+    ),
 )
 METRICS = (
     _on("allow-metrics", "serve metrics"),
@@ -300,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
     )
+    version = f"tms-worker {importlib.metadata.version('tms')}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     for title, flags in GROUPS:
         group = parser.add_argument_group(title)
         for flag in flags:

@@ -116,6 +116,9 @@ class Metrics:
     def parallel(self, request: messages.Request) -> bool:  # noqa: ARG002 - the application's shape
         return True
 
+    def leaving(self, target: bytes) -> bool:  # noqa: ARG002 - the application's shape
+        return False
+
     def handle(self, request: messages.Request) -> None:
         route = routes.metrics(request.target)
         if route is None:

@@ -139,6 +139,7 @@ def _http(given: argparse.Namespace) -> Http:
         head_timeout_s=given.http_header_timeout_secs,
         body_timeout_s=given.http_body_timeout_secs,
         idle_timeout_s=given.http_idle_timeout_secs,
+        age_s=given.http_max_connection_age_secs,
     )
     tls = (certificate, key, client_ca) if certificate else None
     return Http(given.http_address, given.http_port, given.reuse_http_port, limits, tls)

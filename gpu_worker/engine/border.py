@@ -214,6 +214,17 @@ class Engine(Protocol):
         """Returns once the model is ready. `config` (JSON) and `file:<path>` (bytes) are the known parameters."""
         ...
 
+    def leave(self, model: str) -> None:
+        """Clients of the model (empty: all clients) are to go elsewhere from now on; it serves as before.
+
+        Holds until the model is loaded again; an unload begins with it.
+        """
+        ...
+
+    def leaving(self, model: str) -> bool:
+        """Whether the model's clients are to go elsewhere."""
+        ...
+
     async def unload(self, name: str, *, unload_dependents: bool) -> None:
         """Returns once the unload has begun; requests in flight finish first."""
         ...

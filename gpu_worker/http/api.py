@@ -51,11 +51,16 @@ class Api:
             Endpoint.INDEX: self._index,
             Endpoint.LOAD: self._load,
             Endpoint.UNLOAD: self._unload,
+            Endpoint.LEAVE: self._leave,
         }
 
     def parallel(self, request: messages.Request) -> bool:
         route = routes.api(request.target)
         return route is not None and route.endpoint is Endpoint.INFER
+
+    def leaving(self, target: bytes) -> bool:
+        route = routes.api(target) if target else None
+        return route is not None and route.endpoint is Endpoint.INFER and self._engine.leaving(route.model)
 
     def handle(self, request: messages.Request) -> None:
         route = routes.api(request.target)
@@ -120,6 +125,11 @@ class Api:
         self._check_control(request)
         dependents = parameters.unload_dependents(_parameters(request))
         self._spawn(request, self._engine.unload(route.model, unload_dependents=dependents))
+
+    def _leave(self, request: messages.Request, route: routes.Route) -> None:
+        self._check_control(request)
+        self._engine.leave(route.model)
+        request.answer(messages.ok())
 
     def _check_control(self, request: messages.Request) -> None:
         self._control.check(request.headers.get(wire_control.HEADER.encode(), b""))

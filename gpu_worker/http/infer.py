@@ -78,7 +78,23 @@ class Infer:
         coding = compression.choose(accepted.decode("latin-1")) if accepted else ""
         size = sum(len(tensor.data) for tensor in answer.outputs if coding or not wishes.wants_binary(tensor.name))
         encode = functools.partial(_encode, answer, wishes, coding)
-        self._perform(request, encode, request.answer, in_thread=size > _LARGE_BYTES)
+        self._perform(request, encode, self._answerer(request, answer.model_name), in_thread=size > _LARGE_BYTES)
+
+    def refuse(self, request: messages.Request, error: border.InferenceError) -> None:
+        """Answers with the error; the model that was asked for may be elsewhere by now."""
+        response = messages.failure(error)
+        response.close = request.inference is not None and self._engine.leaving(request.inference.model)
+        request.answer(response)
+
+    def _answerer(self, request: messages.Request, model: str) -> Callable[[messages.Response], None]:
+        if not self._engine.leaving(model):
+            return request.answer
+
+        def answer(response: messages.Response) -> None:
+            response.close = True
+            request.answer(response)
+
+        return answer
 
     def _perform(
         self, request: messages.Request, work: Callable[[], _T], then: Callable[[_T], None], *, in_thread: bool
@@ -108,7 +124,7 @@ class _Reply:
             return
         self._answered = True
         if isinstance(answer, border.InferenceError):
-            self._request.answer(messages.failure(answer))
+            self._infer.refuse(self._request, answer)
         elif not final:
             self._refuse_stream(answer.model_name)
         else:

@@ -33,12 +33,16 @@ _STATUS = {
 
 @dataclasses.dataclass(slots=True)
 class Response:
-    """An answer: `parts` are the body in order, `headers` whole lines that end in CR LF."""
+    """An answer: `parts` are the body in order, `headers` whole lines that end in CR LF.
+
+    With `close` it is the last of its connection, unless other requests were sent on that already.
+    """
 
     status: int = 200
     parts: Sequence[border.Buffer] = ()
     content_type: bytes = b""
     headers: bytes = b""
+    close: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = 0
         self._half_closed = False
         self._ended = False
+        self._old_at_s = self._loop.time() + self._limits.one_age_s()
         self.deadline = math.inf
 
     # -- asyncio's side
@@ -237,9 +238,19 @@ class Connection(asyncio.Protocol):
             self._refuse(408, "The request took too long to arrive")
             self._pump()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked, or on its way."""
+        return not (self._incoming or self._answering or self._waiting or self._ended)
+
+    @property
+    def target(self) -> bytes:
+        """What was asked for last; empty before the first request."""
+        return self._target
+
     def end_when_idle(self) -> None:
         """Closes a connection on which nothing is asked; the others hear `Connection: close` with their next answer."""
-        if self._transport and not (self._incoming or self._answering or self._waiting):
+        if self._transport and self.idle:
             self._transport.close()
 
     def abort(self) -> None:
@@ -352,7 +363,7 @@ class Connection(asyncio.Protocol):
         if self._writing_paused or not self._answering or (response := self._answering[0].response) is None:
             return False
         exchange = self._answering.popleft()
-        last = self._server.draining and not (self._answering or self._waiting)
+        last = self._is_to_end(response) and not (self._answering or self._waiting)
         if exchange.request.method == b"HEAD":
             response.parts = ()
         if last or not exchange.keep_alive:
@@ -361,6 +372,9 @@ class Connection(asyncio.Protocol):
         else:
             out += messages.render(response, _KEEP_ALIVE if b"connection" in exchange.request.headers else b"")
         return True
+
+    def _is_to_end(self, response: messages.Response) -> bool:
+        return response.close or self._server.draining or self._loop.time() >= self._old_at_s
 
     def _write(self, out: list[bytes | bytearray | memoryview]) -> None:
         if not out or self._transport is None:

@@ -27,6 +27,7 @@ class Endpoint(enum.Enum):
     INDEX = "repository index"
     LOAD = "load"
     UNLOAD = "unload"
+    LEAVE = "leave"
     METRICS = "metrics"
     GENERATE = "generate extension"
     TRACE = "trace extension"
@@ -63,6 +64,9 @@ _API = (
     (_POST, "v2/repository/index", Endpoint.INDEX),
     (_POST, "v2/repository/models/{model}/load", Endpoint.LOAD),
     (_POST, "v2/repository/models/{model}/unload", Endpoint.UNLOAD),
+    # Our own: clients of a model, or all, are to go elsewhere.
+    (_POST, "v2/repository/leave", Endpoint.LEAVE),
+    (_POST, "v2/repository/models/{model}/leave", Endpoint.LEAVE),
     (_POST, "v2/repository/{any}/index", Endpoint.NAMED_REPOSITORY),
     (_POST, "v2/repository/{any}/models/{model}/load", Endpoint.NAMED_REPOSITORY),
     (_POST, "v2/repository/{any}/models/{model}/unload", Endpoint.NAMED_REPOSITORY),

@@ -17,11 +17,17 @@ from gpu_worker.http import limits as http_limits
 from gpu_worker.http import messages, protocol
 from gpu_worker.wire import intake as wire_intake
 
+_QUIET_S, _LOOK_S = 0.25, 0.05
+
 log = structlog.get_logger(__name__)
 
 
 class Application(Protocol):
     """What answers the requests of a server."""
+
+    def leaving(self, target: bytes) -> bool:
+        """Whether clients that asked for `target` are to go elsewhere."""
+        ...
 
     def parallel(self, request: messages.Request) -> bool:
         """Whether `request` may run beside others of its connection."""
@@ -103,6 +109,21 @@ class Server:
         if self._listener:
             self._listener.close()
 
+    async def quiet(self) -> None:
+        """Returns once every connection has gone, or none has asked anything for a moment."""
+        quiet_since_s = None
+        loop = asyncio.get_running_loop()
+        while self._connections:
+            if not all(connection.idle for connection in self._connections):
+                quiet_since_s = None
+            elif quiet_since_s is None:
+                quiet_since_s = loop.time()
+            elif loop.time() - quiet_since_s >= _QUIET_S:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._empty.wait()
+
     async def close(self) -> None:
         """Ends what is idle at once, the rest when its last bytes are out or `linger_s` is over."""
         self.drain()
@@ -122,4 +143,6 @@ class Server:
         for connection in tuple(self._connections):
             if connection.deadline <= now:
                 connection.expire()
+            elif connection.idle and self._application.leaving(connection.target):
+                connection.end_when_idle()
         self._sweeper = loop.call_later(self.limits.sweep_s, self._sweep)

@@ -31,6 +31,7 @@ class Intake:
         self._bounds = bounds or Bounds()
         self._gathered: list[border.InferRequest] = []
         self._in_flight = 0
+        self._taken = 0
         self._held_bytes = 0
         self._stopping = False
         self._idle = asyncio.Event()
@@ -48,6 +49,7 @@ class Intake:
                 border.ErrorKind.UNAVAILABLE, f"Server has {self._in_flight} requests in flight; try again later"
             )
         self._in_flight += 1
+        self._taken += 1
         self._idle.clear()
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -75,6 +77,14 @@ class Intake:
     async def wait_idle(self) -> None:
         """Returns once nothing is in flight."""
         await self._idle.wait()
+
+    async def quiet(self, moment_s: float) -> None:
+        """Returns once nothing has come or been in flight for so long."""
+        taken = -1
+        while taken != self._taken:
+            await self._idle.wait()
+            taken = self._taken
+            await asyncio.sleep(moment_s)  # noqa: TID251 - that nothing happens is no event
 
     def _flush(self) -> None:
         requests, self._gathered = self._gathered, []
