@@ -5,11 +5,12 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, cli, lease_states, metrics, settings, worker
+from docs.pages import api, chart, cli, lease_states, metrics, settings, worker
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGES = {
     "api.md": api.text,
+    "chart-values.md": chart.text,
     "cli.md": cli.text,
     "lease-states.md": lease_states.text,
     "metrics.md": metrics.text,

@@ -1,4 +1,4 @@
-"""Makes the chart's values.schema.json: ``python -m deploy.helm.schema``.
+"""Makes the chart's values.schema.json.
 
 The shape of the values comes from values.yaml, that of settings from the server's own settings, that of parts of pods
 from Kubernetes' published schema. Every object is closed, so that a wrong key is refused before anything is rendered.
@@ -284,7 +284,3 @@ def _clean(tree: Schema, keep: Iterable[str] = ()) -> Schema:
 def _renamed(reference: str) -> str:
     name = reference.removeprefix("#/$defs/")
     return reference if name.startswith("io.k8s.") else f"#/$defs/settings.{name}"
-
-
-if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")

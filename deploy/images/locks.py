@@ -1,4 +1,4 @@
-"""Cuts requirements.lock down to what each image needs: ``python -m deploy.images.locks``.
+"""Cuts requirements.lock down to what each image needs.
 
 The lock file pins everything that developers need; an image gets what its extra needs and nothing else, in the same
 versions with the same hashes. Reads the environment that was set up from that lock file, asks no index.
@@ -68,8 +68,3 @@ def _brought(name: str, extras: set[str]) -> Iterator[requirements.Requirement]:
             for machine in MACHINES
         ):
             yield wanted
-
-
-if __name__ == "__main__":
-    for image in EXTRAS:
-        (HERE / f"{image}.lock").write_text(text(image), encoding="utf-8")

@@ -14,7 +14,7 @@ from tests.unit.deploy import charts
 
 
 def test_the_schema_is_what_its_sources_say() -> None:
-    assert schema.FILE.read_text() == schema.text(), "run `make docs`"
+    assert schema.FILE.read_text() == schema.text(), "run `python -m deploy.generate`"
 
 
 def test_every_object_is_closed() -> None:

@@ -120,7 +120,7 @@ def test_packages_are_installed_by_hash_alone() -> None:
 
 @pytest.mark.parametrize("image", locks.EXTRAS)
 def test_the_lock_of_an_image_is_cut_from_the_projects(image: str) -> None:
-    assert (locks.HERE / f"{image}.lock").read_text() == locks.text(image), "run `make lock`, `make docs`"
+    assert (locks.HERE / f"{image}.lock").read_text() == locks.text(image), "run `python -m deploy.generate`"
 
 
 @pytest.mark.parametrize(("image", "extra"), locks.EXTRAS.items())
