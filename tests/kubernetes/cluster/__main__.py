@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
-import importlib.util
 import os
 import pathlib
 import shutil
@@ -68,7 +67,7 @@ def execute(
     tuning = programs.Tuning(hpa_sync_s=hpa_sync_s, node_grace_s=node_grace_s)
     settings = control_plane.Settings(
         node_values.of(shape),
-        bare or not importlib.util.find_spec("tests.kubernetes.cluster.kubelet"),
+        bare or not programs.KUBELET.exists(),
         tuning,
         start_limit_s,
     )

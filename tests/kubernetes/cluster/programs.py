@@ -14,6 +14,8 @@ import aiohttp
 from tests.kubernetes.cluster import dns_service
 from tests.kubernetes.cluster import layout as layouts
 
+KUBELET = pathlib.Path(__file__).parent / "kubelet" / "__main__.py"
+
 Ready = collections.abc.Callable[[aiohttp.ClientSession], collections.abc.Awaitable[bool]]
 
 
