@@ -9,7 +9,7 @@ import operator
 import pytest
 
 from tests.support import stores
-from tms_server.model import errors, group, ids, resources
+from tms_server.model import errors, group, ids, image, resources
 from tms_server.ports import store as port
 
 MINUTE = dt.timedelta(minutes=1)
@@ -88,6 +88,9 @@ async def test_reports_are_the_last_word_of_workers_whose_groups_exist(store: po
     await store.write(lambda unit: unit.put_reports([report("g1", epoch=2), report("g2", "b", epoch=3)]))
     expected = (report("g1", epoch=2), report("g2", "a"), report("g2", "b", epoch=3))
     assert await store.read(lambda reader: reader.reports()) == expected
+    await store.write(lambda unit: unit.delete_report(ids.WorkerId(ids.GroupId("g2"), ids.ReplicaId("b"))))
+    await store.write(lambda unit: unit.delete_report(ids.WorkerId(ids.GroupId("g2"), ids.ReplicaId("gone"))))
+    assert await store.read(lambda reader: reader.reports()) == expected[:2]
     await store.write(lambda unit: unit.delete_group(ids.GroupId("g2")))
     assert await store.read(lambda reader: reader.reports()) == expected[:1]
 
@@ -117,3 +120,41 @@ async def test_the_installation_is_made_once_and_says_when_it_was_alive(store: p
     await store.write(lambda unit: unit.touch(stores.NOW + MINUTE))
     touched = await store.read(lambda reader: reader.installation())
     assert touched == dataclasses.replace(made, alive_at=stores.NOW + MINUTE)
+
+
+async def test_rules_for_images_are_kept_by_their_pattern(store: port.Store) -> None:
+    def rule(pattern: str, actor: str = "a") -> image.ImageRule:
+        return image.ImageRule(pattern=pattern, created_at=stores.NOW, actor=actor)
+
+    rules = (rule("registry/b*"), rule("registry/a"), rule("registry/b*", actor="later"))
+    await stores.for_each(store, rules, lambda unit, each: unit.put_image_rule(each))
+    assert await store.read(lambda reader: reader.image_rules()) == (rules[1], rules[0])
+    assert await store.write(lambda unit: unit.delete_image_rule("registry/a")) is True
+    assert await store.write(lambda unit: unit.delete_image_rule("registry/a")) is False
+    assert await store.read(lambda reader: reader.image_rules()) == (rules[0],)
+
+
+async def test_there_is_one_leader(store: port.Store) -> None:
+    assert await store.read(lambda reader: reader.leader()) is None
+    leaders = port.Leader(term=1, holder="a"), port.Leader(term=2, holder="b", beat=7)
+    await stores.for_each(store, leaders, lambda unit, each: unit.put_leader(each))
+    assert await store.read(lambda reader: reader.leader()) == leaders[1]
+
+
+async def test_sizes_of_leases_and_groups_are_kept(store: port.Store) -> None:
+    (added,) = await stores.add(store, stores.new_lease(1))
+    grown = dataclasses.replace(added, wanted_copies=3)
+    saved = await store.write(lambda unit: unit.save_lease(grown))
+    new = dataclasses.replace(stores.new_group(), replicas=4)
+    await store.write(lambda unit: unit.put_group(new, None))
+    assert await store.read(lambda reader: reader.get_lease(added.id)) == saved
+    assert saved.wanted_copies == 3
+    assert await store.read(lambda reader: reader.groups()) == (new,)
+
+
+async def test_text_that_no_database_likes_harms_nothing(store: port.Store) -> None:
+    (added,) = await stores.add(store, stores.new_lease(1, labels={"a": "nul \0"}))
+    odd = dataclasses.replace(stores.EVENT, message="nul \0, quote ', percent %s, snowman \u2603")
+    await store.write(lambda unit: unit.save_lease(added, odd))
+    history = await store.read(lambda reader: reader.events(added.id))
+    assert history[-1].message.replace("\0", "\ufffd") == "nul \ufffd, quote ', percent %s, snowman \u2603"

@@ -52,10 +52,24 @@ class Installation:
     """When a server last said that it was alive; an outage is counted from here."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Leader:
+    """The server that decides. `term` rises with each new one, `beat` each time it says that it still is there."""
+
+    term: int
+    holder: str
+    """Empty once it has stepped down."""
+    beat: int = 0
+
+
 class Reader(Protocol):
     """Consistent reads. Sequences are tuples in a stable order (creation, then id)."""
 
     def installation(self) -> Installation: ...
+
+    def leader(self) -> Leader | None:
+        """None before there was one."""
+        ...
 
     def revision(self) -> int:
         """Revision of the last change."""
@@ -195,6 +209,10 @@ class UnitOfWork(Reader, Protocol):
 
     def touch(self, alive_at: dt.datetime) -> None:
         """Says that a server is alive."""
+        ...
+
+    def put_leader(self, new: Leader) -> None:
+        """Replaces the leader; whether one may is for `reconcilers.election` to say, in the same unit."""
         ...
 
     def forget_before(self, instant: dt.datetime) -> int:

@@ -98,6 +98,9 @@ class GroupWrites(session.WriteSession, GroupReads):
             if report.group_id in known:
                 self._put(tables.GROUP_REPORTS, mapping.report_columns(report))
 
+    def delete_report(self, worker: ids.WorkerId) -> None:
+        self._delete(tables.GROUP_REPORTS, group_id=worker.group_id, replica=worker.replica)
+
     def put_measurement(self, new: group.Measurement) -> None:
         row = mapping.measurement_columns(new)
         key = {f"b_{column.name}": row[column.name] for column in tables.MEASUREMENTS.primary_key.columns}

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from tms_server.model import group, ids, lease, pool, resources, source
+from tms_server.model import group, ids, image, lease, pool, resources, source
 from tms_server.ports import store
 from tms_server.store import documents
 
@@ -288,3 +288,19 @@ def endpoint_value(row: Row) -> resources.Endpoint:
     return resources.Endpoint(
         host=row["host"], http_port=row["http_port"], grpc_port=row["grpc_port"], metrics_port=row["metrics_port"]
     )
+
+
+def image_rule_columns(value: image.ImageRule) -> dict[str, Any]:
+    return {"pattern": value.pattern, "created_at": documents.to_us(value.created_at), "actor": value.actor}
+
+
+def image_rule_value(row: Row) -> image.ImageRule:
+    return image.ImageRule(pattern=row["pattern"], created_at=documents.from_us(row["created_at"]), actor=row["actor"])
+
+
+def leader_columns(value: store.Leader) -> dict[str, Any]:
+    return {"only": 1, "term": value.term, "holder": value.holder, "beat": value.beat}
+
+
+def leader_value(row: Row) -> store.Leader:
+    return store.Leader(term=row["term"], holder=row["holder"], beat=row["beat"])

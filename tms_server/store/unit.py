@@ -9,13 +9,14 @@ import sqlalchemy as sa
 
 from tms_server.model import ids
 from tms_server.ports import store
-from tms_server.store import documents, groups, leases, mapping, names, pools, session, tables
+from tms_server.store import documents, groups, images, leases, mapping, names, pools, session, tables
 
 _INSTALLATION = sa.select(tables.INSTALLATION)
+_LEADER = sa.select(tables.LEADER)
 _TOUCH = sa.update(tables.INSTALLATION).values(alive_at=sa.bindparam("b_alive_at"))
 
 
-class SqlReader(leases.LeaseReads, names.NameReads, pools.PoolReads, groups.GroupReads):
+class SqlReader(leases.LeaseReads, names.NameReads, pools.PoolReads, groups.GroupReads, images.ImageReads):
     """Implements `store.Reader`."""
 
     def installation(self) -> store.Installation:
@@ -23,12 +24,21 @@ class SqlReader(leases.LeaseReads, names.NameReads, pools.PoolReads, groups.Grou
         assert row is not None
         return mapping.installation(row)
 
+    def leader(self) -> store.Leader | None:
+        row = self._one(_LEADER)
+        return None if row is None else mapping.leader_value(row)
 
-class SqlUnitOfWork(leases.LeaseWrites, names.NameWrites, pools.PoolWrites, groups.GroupWrites, SqlReader):
+
+class SqlUnitOfWork(
+    leases.LeaseWrites, names.NameWrites, pools.PoolWrites, groups.GroupWrites, images.ImageWrites, SqlReader
+):
     """Implements `store.UnitOfWork`."""
 
     def touch(self, alive_at: dt.datetime) -> None:
         self._run(_TOUCH, b_alive_at=documents.to_us(alive_at))
+
+    def put_leader(self, new: store.Leader) -> None:
+        self._put(tables.LEADER, mapping.leader_columns(new))
 
 
 def add_installation(connection: sa.Connection, new_id: Callable[[], ids.InstallationId], now: dt.datetime) -> None:
