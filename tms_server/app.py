@@ -31,7 +31,7 @@ from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store as store_module
 from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver, router
 from tms_server.repositories import resolver as repositories
-from tms_server.services import agents, create, leases, names, parts, pools, watch, workers
+from tms_server.services import agents, create, images, leases, names, parts, pools, watch, workers
 from tms_server.store import store as sql
 from tms_server.world import live, signal
 
@@ -148,6 +148,7 @@ class App:
             changed=signal.Signal(),
             resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
             lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),
+            images=tuple(filter(None, (self._settings.kubernetes.worker_image, *self._settings.images))),
         )
         use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
         async with asyncio.TaskGroup() as tasks:
@@ -327,6 +328,7 @@ def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_modul
         names=names.Names(parts=work),
         pools=pools.Pools(parts=work),
         workers=workers.Workers(parts=work),
+        images=images.Images(parts=work),
         agents=agents.Agents(work, report_interval),
     )
 

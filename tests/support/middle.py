@@ -15,7 +15,7 @@ from tms_server.model import caller, group, ids, lease
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import store as store_module
 from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, placer, reports, resolver, router
-from tms_server.services import agents, create, leases, names, parts, pools, views, watch, workers
+from tms_server.services import agents, create, images, leases, names, parts, pools, views, watch, workers
 from tms_server.testing import backend as fake
 from tms_server.testing import clock as fake_clock
 from tms_server.world import live, signal
@@ -41,6 +41,7 @@ class World:
             live=self.live,
             metrics=self.metrics,
             changed=self.changed,
+            images=("here/worker:1",),
         )
         self._services()
         self._passes()
@@ -51,6 +52,7 @@ class World:
         self.watcher = watch.Watcher(self.parts, self.creator)
         self.names = names.Names(parts=self.parts)
         self.pools = pools.Pools(parts=self.parts)
+        self.images = images.Images(parts=self.parts)
         self.workers = workers.Workers(parts=self.parts)
         self.agents = agents.Agents(self.parts, dt.timedelta(seconds=1))
 

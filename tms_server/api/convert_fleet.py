@@ -9,7 +9,7 @@ from tms_server.api import fields
 from tms_server.fleet import desired
 from tms_server.model import errors, group, ids, pool, source
 from tms_server.ports import resolver
-from tms_server.services import agents, pools, workers
+from tms_server.services import agents, images, pools, workers
 
 WORKER_STATES = {state: pool_pb2.WorkerState.Value(f"WORKER_STATE_{state}") for state in workers.WorkerState}
 MAX_WORKERS_DEFAULT = 4
@@ -84,6 +84,16 @@ def _replica_message(view: workers.ReplicaView) -> pool_pb2.WorkerReplica:
         message=view.trouble.message if view.trouble is not None else "",
         last_report_at=fields.timestamp(view.report.received_at if view.report is not None else None),
         measured_bytes=view.report.used_bytes if view.report is not None else 0,
+    )
+
+
+def image_rule_message(view: images.RuleView) -> pool_pb2.ImageRule:
+    """A rule for images to send."""
+    return pool_pb2.ImageRule(
+        pattern=view.pattern,
+        created_at=fields.timestamp(view.created_at),
+        actor=view.actor,
+        from_settings=view.from_settings,
     )
 
 

@@ -14,7 +14,7 @@ import structlog
 from protos.tms.v1 import agent_pb2, agent_pb2_grpc, pool_pb2, pool_pb2_grpc
 from tms_server.api import callers, convert_fleet, fields
 from tms_server.model import errors, ids
-from tms_server.services import agents, pools, workers
+from tms_server.services import agents, images, pools, workers
 
 log = structlog.get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,6 +52,25 @@ class PoolsServicer(pool_pb2_grpc.PoolsServicer):
         namespace, name = fields.namespace(request.namespace), ids.PoolName(request.name)
         spec = convert_fleet.pool_spec(request.spec)
         return convert_fleet.pool_message(await self._pools.update(callers.of(context), namespace, name, spec))
+
+
+class ImagesServicer(pool_pb2_grpc.ImagesServicer):
+    """Service tms.v1.Images."""
+
+    def __init__(self, use_cases: images.Images) -> None:
+        self._images = use_cases
+
+    async def Allow(self, request: pool_pb2.AllowImageRequest, context: Context) -> pool_pb2.ImageRule:
+        return convert_fleet.image_rule_message(await self._images.allow(callers.of(context), request.pattern))
+
+    async def List(self, request: pool_pb2.ListImageRulesRequest, context: Context) -> pool_pb2.ListImageRulesResponse:
+        del request
+        found = await self._images.list(callers.of(context))
+        return pool_pb2.ListImageRulesResponse(rules=map(convert_fleet.image_rule_message, found))
+
+    async def Forbid(self, request: pool_pb2.ForbidImageRequest, context: Context) -> pool_pb2.ForbidImageResponse:
+        await self._images.forbid(callers.of(context), request.pattern)
+        return pool_pb2.ForbidImageResponse()
 
 
 class WorkersServicer(pool_pb2_grpc.WorkersServicer):

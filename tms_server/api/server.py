@@ -13,14 +13,14 @@ from protos.tms.v1 import agent_pb2, agent_pb2_grpc, lease_pb2, lease_pb2_grpc, 
 from tms_server.api import fleet_servicers, interceptors, lease_servicers
 from tms_server.model import errors
 from tms_server.observability import metrics as metrics_module
-from tms_server.services import agents, create, leases, names, pools, watch, workers
+from tms_server.services import agents, create, images, leases, names, pools, watch, workers
 
 MESSAGE_MAX_BYTES = 16 * 2**20
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
     for descriptor, found in (
         (lease_pb2.DESCRIPTOR, ("Leases", "LeaseNames")),
-        (pool_pb2.DESCRIPTOR, ("Pools", "Workers")),
+        (pool_pb2.DESCRIPTOR, ("Pools", "Workers", "Images")),
         (agent_pb2.DESCRIPTOR, ("Agents",)),
     )
     for name in found
@@ -46,6 +46,7 @@ class UseCases:
     names: names.Names
     pools: pools.Pools
     workers: workers.Workers
+    images: images.Images
     agents: agents.Agents
 
 
@@ -78,6 +79,7 @@ class Server:
         pool_pb2_grpc.add_PoolsServicer_to_server(fleet_servicers.PoolsServicer(use_cases.pools), self._server)
         workers_ = fleet_servicers.WorkersServicer(use_cases.workers)
         pool_pb2_grpc.add_WorkersServicer_to_server(workers_, self._server)
+        pool_pb2_grpc.add_ImagesServicer_to_server(fleet_servicers.ImagesServicer(use_cases.images), self._server)
         agent_pb2_grpc.add_AgentsServicer_to_server(fleet_servicers.AgentsServicer(use_cases.agents), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         told = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

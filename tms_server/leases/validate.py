@@ -33,6 +33,7 @@ SPAN_MAX = dt.timedelta(days=3650)
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_IMAGE_PATTERN = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._/:@-]*\*?")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _READ = ("model", "file", "s3")
 _LATER = ("https", "gs")
@@ -141,6 +142,13 @@ def worker(path: str, spec: resources.WorkerSpec) -> None:
     for field in ("gpus", "cpu_milli", "memory_bytes"):
         if not 0 <= getattr(spec.resources, field) <= BYTES_MAX:
             raise errors.InvalidField(f"{path}.resources.{field}", "give 0 (the default) or a positive number")
+
+
+def image_pattern(path: str, value: str) -> None:
+    """Checks a rule for images: an image's name that may end in ``*``."""
+    if len(value) > IMAGE_MAX or not _IMAGE_PATTERN.fullmatch(value):
+        remedy = f"give an image's name of at most {IMAGE_MAX} characters; a * may stand at its end"
+        raise errors.InvalidField(path, remedy)
 
 
 def uri(path: str, value: str) -> None:

@@ -49,7 +49,10 @@ class Janitor:
                 {each.id for each in reader.unended_leases()},
             )
         )
-        self.live.keep_only(groups, leases)
+        vanished = self.live.keep_only(groups, leases)
+        gone = [each for each in vanished if each.group_id in groups and each.replica != ids.ONLY_REPLICA]
+        if gone:
+            await self.store.write(lambda unit: _forget_reports(unit, gone))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,11 @@ class Forgetter:
         before = self.clock.now() - self.retention
         if forgotten := await self.store.write(lambda unit: unit.forget_before(before)):
             log.info("janitor.forgot", leases=forgotten)
+
+
+def _forget_reports(unit: store_module.UnitOfWork, gone: list[ids.WorkerId]) -> None:
+    for worker in gone:
+        unit.delete_report(worker)
 
 
 def _still(unit: store_module.Reader, gone: list[group.Assignment]) -> list[group.Assignment]:

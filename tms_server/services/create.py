@@ -16,7 +16,7 @@ from tms_server.model import caller as caller_module
 from tms_server.model import errors, ids, lease, source
 from tms_server.placement import explain as explaining
 from tms_server.ports import store
-from tms_server.services import finding, names, parts, views
+from tms_server.services import finding, images, names, parts, views
 from tms_server.world import fleet_view, resolving
 
 
@@ -90,6 +90,8 @@ class Creator:
         """What must exist and be free."""
         if isinstance(asked.spec.placement, lease.InPool):
             finding.a_pool(reader, asked.namespace, asked.spec.placement.pool)
+        else:
+            images.check(reader, self.parts.images, "dedicated.worker", asked.spec.placement.worker)
         if asked.spec.parent_id is not None:
             parent = reader.get_lease(asked.spec.parent_id)
             if parent is None or parent.namespace != asked.namespace:

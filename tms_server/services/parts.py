@@ -28,6 +28,8 @@ class Parts:
     metrics: metrics_module.Metrics
     changed: signal.Signal
     resolve_bound: dt.timedelta = dt.timedelta(seconds=3)
+    images: tuple[str, ...] = ()
+    """Rules of the settings for images that may be asked for."""
     lost_after: dt.timedelta = dt.timedelta(seconds=10)
 
 

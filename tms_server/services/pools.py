@@ -14,7 +14,7 @@ from tms_server.model import caller as caller_module
 from tms_server.model import errors, ids, lease, pool
 from tms_server.placement import index
 from tms_server.ports import store
-from tms_server.services import finding, parts
+from tms_server.services import finding, images, parts
 from tms_server.world import endings, fleet_view
 
 
@@ -44,7 +44,12 @@ class Pools:
         validate.pool_spec(spec)
         parts.refuse_worker(self.parts.backend, "spec.worker", spec.worker)
         now = self.parts.clock.now()
-        made = await self.parts.store.write(lambda unit: _create(unit, namespace, name, spec, now))
+
+        def work(unit: store.UnitOfWork) -> PoolView:
+            images.check(unit, self.parts.images, "spec.worker", spec.worker)
+            return _create(unit, namespace, name, spec, now)
+
+        made = await self.parts.store.write(work)
         self.parts.changed.notify()
         return made
 
@@ -81,6 +86,7 @@ class Pools:
         found = finding.a_pool(unit, namespace, name)
         changed = dataclasses.replace(found, spec=spec)
         if spec.worker != found.spec.worker:
+            images.check(unit, self.parts.images, "spec.worker", spec.worker)
             if not self.parts.backend.scales:
                 raise errors.Unimplemented(
                     "spec.worker: this server does not change the shape of running workers; create another pool"

@@ -93,7 +93,9 @@ class Live:
         }
         present = {worker for each in replicas.values() for worker in each}
         before = {worker for each in self._replicas.values() for worker in each}
-        self._vanished = (self._vanished | before) - present
+        # One that spoke to an earlier server only, and is not shown, went while nobody looked.
+        silent = {each for each in self._gone if each.replica != ids.ONLY_REPLICA}
+        self._vanished = (self._vanished | before | silent) - present
         self._observed, self._replicas = seen, replicas
         self.changed.notify()
         return True
