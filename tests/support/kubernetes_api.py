@@ -343,8 +343,9 @@ class Server:
         items, revision = self.cluster.listed(key[0], key[1], dict(request.query))
         first = int(request.query.get("continue", 0))
         after = first + int(request.query.get("limit", len(items) or 1))
+        page = [{k: v for k, v in each.items() if k not in ("kind", "apiVersion")} for each in items[first:after]]
         metadata = {"resourceVersion": revision, **({"continue": str(after)} if after < len(items) else {})}
-        return web.json_response({"kind": "List", "metadata": metadata, "items": items[first:after]})
+        return web.json_response({"kind": "List", "metadata": metadata, "items": page})
 
     async def _one(self, request: web.Request, key: Key) -> web.Response:
         body = json.loads(await request.text() or "{}")

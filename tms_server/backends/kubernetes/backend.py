@@ -147,7 +147,7 @@ class KubernetesBackend:
             await self._hold_evictions()
             group = self._view.group(spec.group_id)
             await self._objects.ensure(wanted.secret, group.secret)
-            await self._objects.ensure(_deployment(spec, wanted.deployment, group.deployment), group.deployment)
+            await self._apply_deployment(spec, wanted.deployment, group.deployment)
             if wanted.scaler is not None:
                 await self._objects.ensure(wanted.scaler, group.scaler)
             elif group.scaler is not None:
@@ -217,6 +217,13 @@ class KubernetesBackend:
         wanted = manifests.of_group(spec, self._options)
         pairs = ((wanted.secret, group.secret), (wanted.deployment, group.deployment), (wanted.scaler, group.scaler))
         return any(_differs(manifest, live) for manifest, live in pairs)
+
+    async def _apply_deployment(self, spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> None:
+        if spec.scaling is None:
+            await self._objects.ensure(manifest, live)
+            return
+        # The autoscaler may have spoken a moment ago, and must not be overruled.
+        await self._objects.shape(lambda known: _scaled(spec, manifest, known), live)
 
     async def _remove(self, group: view.GroupView) -> None:
         owned = ((kinds.DEPLOYMENTS, group.deployment), (kinds.SCALERS, group.scaler), (kinds.SECRETS, group.secret))
@@ -288,14 +295,14 @@ def _differs(manifest: Json | None, live: Json | None) -> bool:
     return bool(live["metadata"].get("deletionTimestamp")) or not covers.covers(manifest, live)
 
 
-def _deployment(spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> Json:
+def _scaled(spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> Json:
     """The autoscaler owns the replicas from its first word on; until then they are ours, and dropping them means one."""
-    if spec.scaling is None:
-        return manifest
-    if live is None:
+    if live is None and spec.scaling is not None:
         bounds = spec.scaling.autoscaling
         return manifests.with_replicas(manifest, min(max(spec.replicas, bounds.min_replicas), bounds.max_replicas))
-    return manifests.with_replicas(manifest, live["spec"]["replicas"]) if _owns_replicas(live) else manifest
+    if live is not None and _owns_replicas(live):
+        return manifests.with_replicas(manifest, live["spec"]["replicas"])
+    return manifest
 
 
 def _owns_replicas(live: Json) -> bool:

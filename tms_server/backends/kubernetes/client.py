@@ -86,7 +86,8 @@ class Api:
         while True:
             asked = {**query, "limit": str(_PAGE), **more}
             page = await self._json(Call(method="GET", path=kind.path(self.namespace), query=asked))
-            found += page.get("items") or []
+            # The API server leaves out of a list what is the same for all of it.
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **each} for each in page.get("items") or []]
             meta = page["metadata"]
             if not meta.get("continue"):
                 return found, meta["resourceVersion"]
@@ -120,10 +121,16 @@ class Api:
         """Applies a manifest where there is no object of its name; Conflict when there is one."""
         return await self._apply(manifest, resourceVersion=_NEVER_STORED)
 
-    async def change(self, manifest: Json, uid: str) -> Json:
-        """Applies a manifest to the very object that was looked at; Conflict when it is gone."""
+    async def change(self, manifest: Json, live: Json, *, unseen: bool) -> Json:
+        """Applies a manifest to the very object that was looked at; Conflict when it is gone.
+
+        Without `unseen` it is a Conflict too when the object has changed since.
+        """
+        guard = {"uid": live["metadata"]["uid"]}
+        if not unseen:
+            guard["resourceVersion"] = live["metadata"]["resourceVersion"]
         try:
-            return await self._apply(manifest, uid=uid)
+            return await self._apply(manifest, **guard)
         except failures.Refused as refused:
             if "metadata.uid" in str(refused):
                 raise errors.Conflict(str(refused)) from refused
@@ -201,7 +208,7 @@ class Api:
                     raise failures.of_answer(response.status, await response.text(), asked)
                 yield response
             finally:
-                response.close() if call.bound_s is None else response.release()
+                _let_go(response, call)
         except (
             aiohttp.ClientError,
             TimeoutError,
@@ -244,3 +251,13 @@ class Api:
 def _retry_after_s(answer: aiohttp.ClientResponse) -> float:
     said = answer.headers.get("Retry-After") or "1"
     return min(10.0, float(said)) if said.isdecimal() else 1.0
+
+
+def _let_go(response: aiohttp.ClientResponse, call: Call) -> None:
+    """A stream's connection is of no further use, and would wait for the other side to agree to its end."""
+    if call.bound_s is not None:
+        response.release()
+        return
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
+    response.close()

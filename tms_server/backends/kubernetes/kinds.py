@@ -17,6 +17,10 @@ class Kind:
     namespaced: bool = True
     optional: bool = False
 
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
     def path(self, namespace: str, name: str = "") -> str:
         """Address below the API server's."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"

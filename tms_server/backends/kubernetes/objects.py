@@ -6,6 +6,7 @@ Writes nothing where nothing differs. An object of the name that is not ours is 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from tms_server.backends.kubernetes import client, covers, kinds, names, view
@@ -13,6 +14,8 @@ from tms_server.backends.kubernetes import options as options_module
 from tms_server.model import errors
 
 Json = dict[str, Any]
+Shape = Callable[[Json | None], Json]
+"""From what lives to what is wanted there."""
 _TRIES = 4
 
 
@@ -29,24 +32,29 @@ class Objects:
         self._view = seen
 
     async def ensure(self, manifest: Json, live: Json | None) -> Json:
-        """The object as it is then. `live` is what is known of it.
+        """As `shape`, for a manifest that does not depend on what lives."""
+        return await self.shape(lambda _: manifest, live, unseen=True)
+
+    async def shape(self, wanted: Shape, live: Json | None, *, unseen: bool = False) -> Json:
+        """The object as it is then. `live` is what is known of it; without `unseen` it must be the latest.
 
         NameTaken where it belongs to somebody else; Unavailable while one that is being deleted is not gone yet.
         """
-        kind = kinds.of(manifest["kind"])
+        what = ""
         for _ in range(_TRIES):
-            if live is not None and self._foreign(live):
-                raise NameTaken(f"{kind.kind} {manifest['metadata']['name']} in {self._api.namespace} is not of TMS")
-            if live is not None and live["metadata"].get("deletionTimestamp"):
-                raise errors.Unavailable(f"{kind.kind} {manifest['metadata']['name']} is still being deleted")
-            if live is not None and covers.covers(manifest, live):
-                self._view.take(kind, live)
-                return live
+            manifest = wanted(live)
+            kind, name = kinds.of(manifest["kind"]), manifest["metadata"]["name"]
+            what = f"{kind.kind} {name} in {self._api.namespace}"
+            if live is not None:
+                self._check(live, what)
+                if covers.covers(manifest, live):
+                    self._view.take(kind, live)
+                    return live
             try:
-                return await self._write(manifest, live)
+                return await self._write(manifest, live, unseen=unseen)
             except errors.Conflict:
-                live = await self._api.get(kind, manifest["metadata"]["name"])
-        raise errors.Conflict(f"{kind.kind} {manifest['metadata']['name']} is changed by somebody else all the time")
+                live = await self._api.get(kind, name)
+        raise errors.Conflict(f"{what} is changed by somebody else all the time")
 
     async def remove(self, kind: kinds.Kind, live: Json) -> None:
         """Deletes one of ours; what is gone is a success."""
@@ -65,18 +73,20 @@ class Objects:
         except (errors.NotFound, errors.Conflict):
             return
 
-    async def _write(self, manifest: Json, live: Json | None) -> Json:
+    async def _write(self, manifest: Json, live: Json | None, *, unseen: bool) -> Json:
         if live is None:
             written = await self._api.create(manifest)
         else:
-            written = await self._api.change(manifest, live["metadata"]["uid"])
+            written = await self._api.change(manifest, live, unseen=unseen)
         self._view.take(kinds.of(manifest["kind"]), written)
         return written
 
-    def _foreign(self, live: Json) -> bool:
+    def _check(self, live: Json, what: str) -> None:
         labels = live["metadata"].get("labels") or {}
-        ours = names.marks(self._options.installation_id)
-        return any(labels.get(key) != value for key, value in ours.items())
+        if not names.marks(self._options.installation_id).items() <= labels.items():
+            raise NameTaken(f"{what} belongs to somebody else")
+        if live["metadata"].get("deletionTimestamp"):
+            raise errors.Unavailable(f"{what} is still being deleted")
 
 
 async def all_of(*works: Any) -> list[BaseException]:

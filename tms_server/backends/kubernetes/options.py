@@ -49,6 +49,15 @@ class Cache:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """Models that lie in a claim or on the nodes: sidecars find them at `path`, to be read."""
+
+    path: str
+    claim: str = ""
+    host_path: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named shape of pods. Zero, empty or None leaves a thing to Kubernetes."""
 
@@ -107,6 +116,7 @@ class Options:
     ca_config_map: str = ""
     """ConfigMap with the CA of the server's certificate, as ``ca.crt``; empty: no TLS."""
     profiles: Mapping[str, Profile] = dataclasses.field(default_factory=_profiles)
+    folders: tuple[Folder, ...] = ()
     default_memory_bytes: int = 4 * GIB
     margin_bytes: int = 0
     """Kept free of models on each worker."""

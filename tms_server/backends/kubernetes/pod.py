@@ -119,6 +119,8 @@ def _sidecar_mounts(options: options_module.Options, profile: options_module.Pro
         mounts.append({"name": "ca", "mountPath": "/tms/ca", "readOnly": True})
     if profile.token_audience:
         mounts.append({"name": "store-token", "mountPath": "/tms/store-token", "readOnly": True})
+    for number, folder in enumerate(options.folders):
+        mounts.append({"name": f"folder-{number}", "mountPath": folder.path, "readOnly": True})
     return mounts
 
 
@@ -135,7 +137,15 @@ def _volumes(spec: backend.LaunchSpec, options: options_module.Options, profile:
     if profile.token_audience:
         token = {"audience": profile.token_audience, "expirationSeconds": 3600, "path": "token"}
         volumes.append({"name": "store-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    for number, folder in enumerate(options.folders):
+        volumes.append({"name": f"folder-{number}", **_folder(folder)})
     return volumes
+
+
+def _folder(folder: options_module.Folder) -> Json:
+    if folder.claim:
+        return {"persistentVolumeClaim": {"claimName": folder.claim, "readOnly": True}}
+    return {"hostPath": {"path": folder.host_path, "type": "Directory"}}
 
 
 def _cache(cache: options_module.Cache) -> Json:
