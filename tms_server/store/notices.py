@@ -21,13 +21,15 @@ SILENCE_S = 5.0
 PAUSE_S = 1.0
 """Between attempts to come back."""
 
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
 log = structlog.get_logger(__name__)
 
 
 class Dial(Protocol):
     """Opens a connection in autocommit mode."""
 
-    async def __call__(self) -> psycopg.AsyncConnection[tuple[object, ...]]: ...
+    async def __call__(self) -> Connection: ...
 
 
 class Listener:
@@ -38,12 +40,13 @@ class Listener:
         self._mark = mark
         self._wakes = wakes
         self._closing = asyncio.Event()
+        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns once it hears. Raises what kept it from that."""
-        connection = await self._connect()
-        self._task = asyncio.create_task(self._run(connection), name="store-listener")
+        self._connection = await self._connect()
+        self._task = asyncio.create_task(self._run(self._connection), name="store-listener")
 
     async def close(self) -> None:
         """May be called again."""
@@ -51,19 +54,21 @@ class Listener:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._connection is not None:
+            await self._connection.close()
 
-    async def _run(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    async def _run(self, connection: Connection) -> None:
         while True:
             try:
-                async with connection:
-                    await self._hear(connection)
+                await self._hear(connection)
             except (psycopg.Error, OSError) as error:
                 log.warning("store.listener_lost", error=str(error))
-            connection = await self._come_back()
+            await connection.close()
+            connection = self._connection = await self._come_back()
             for wake in self._wakes.values():
                 wake()
 
-    async def _hear(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    async def _hear(self, connection: Connection) -> None:
         while True:
             async for notice in connection.notifies(timeout=SILENCE_S):
                 topic, _, mark = notice.payload.partition(" ")
@@ -72,7 +77,7 @@ class Listener:
             async with asyncio.timeout(SILENCE_S):
                 await connection.execute("SELECT 1")
 
-    async def _come_back(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    async def _come_back(self) -> Connection:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_S):
@@ -80,7 +85,7 @@ class Listener:
             with contextlib.suppress(psycopg.Error, OSError):
                 return await self._connect()
 
-    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+    async def _connect(self) -> Connection:
         connection = await self._dial()
         try:
             await connection.execute(f"LISTEN {commits.CHANNEL}")

@@ -121,7 +121,10 @@ class Database:
     async def listen(self, changed: Callable[[], None], reported: Callable[[], None]) -> database.Ears:
         wakes = {commits.CHANGED: changed, commits.REPORTED: reported}
         listener = notices.Listener(functools.partial(_dial, self._target), self._mark, wakes)
-        await listener.start()
+        try:
+            await listener.start()
+        except psycopg.Error as error:
+            raise errors.Unavailable(f"{SETTING}: {self._target.shown} does not answer: {error}") from error
         return listener
 
     def release(self) -> None:
