@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from tms_server import clock as clock_module
+from tms_server import loops as loops_module
 from tms_server import settings as settings_module
 from tms_server import wiring
 from tms_server.api import server as server_module
@@ -29,9 +30,9 @@ from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store as store_module
-from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver, router
+from tms_server.reconcilers import heartbeat
 from tms_server.repositories import resolver as repositories
-from tms_server.services import agents, create, images, leases, names, parts, pools, watch, workers
+from tms_server.services import agents, create, images, leases, names, parts, pools, tunnels, watch, workers
 from tms_server.store import store as sql
 from tms_server.world import live, signal
 
@@ -152,7 +153,7 @@ class App:
         )
         use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
         async with asyncio.TaskGroup() as tasks:
-            loops = _Loops(self._settings, work, use_cases.agents, tasks)
+            loops = loops_module.Loops(self._settings, work, use_cases.agents, tasks)
             stop_listening = store.subscribe(work.changed.notify)
             running = loops.start()
             await server.start(use_cases)
@@ -201,124 +202,6 @@ class App:
         await server.stop(self._settings.api.stop_grace_s)
 
 
-class _Loops:
-    """The reconcilers with their loops, and what wakes them."""
-
-    def __init__(
-        self, settings: settings_module.Settings, work: parts.Parts, hub: agents.Agents, tasks: asyncio.TaskGroup
-    ) -> None:
-        self._work = work
-        self._tasks = tasks
-        self.spawned: set[asyncio.Task[None]] = set()
-        timing = settings.timing
-        self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
-        self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
-        digest = reports.Reports(
-            store=work.store,
-            backend=work.backend,
-            clock=work.clock,
-            live=work.live,
-            metrics=work.metrics,
-            lost_after=work.lost_after,
-        )
-        place = placer.Placer(
-            store=work.store,
-            clock=work.clock,
-            ids=work.ids,
-            capacity=work.backend.capacity_bytes,
-            metrics=work.metrics,
-        )
-        look_up = resolver.Resolver(store=work.store, clock=work.clock, resolver=work.resolver)
-        sweep = janitor.Janitor(store=work.store, backend=work.backend, clock=work.clock, live=work.live)
-        forget = janitor.Forgetter(
-            store=work.store, clock=work.clock, retention=dt.timedelta(days=timing.retention_days)
-        )
-        self._expiry = self._loop("expirer", self._expirer)
-        self._changed = [
-            self._loop("placer", place),
-            self._loop("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify)),
-            self._expiry,
-            self._loop("resolver", look_up),
-            self._loop("janitor", sweep),
-            self._loop("agents", hub.push),
-        ]
-        self._heard = [self._loop("reports", self._digest(digest))]
-        if work.backend.routes:
-            lead = router.Router(
-                store=work.store,
-                backend=work.backend,
-                clock=work.clock,
-                live=work.live,
-                lost_after=work.lost_after,
-                done=work.changed.notify,
-            )
-            self._heard.append(self._loop("router", lead))
-        beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
-        self._timed = [
-            self._loop("heartbeat", self.heartbeat, beat),
-            self._loop("forgetter", forget, loop.Timing(interval=dt.timedelta(minutes=10))),
-        ]
-
-    def start(self) -> list[asyncio.Task[None]]:
-        """Runs everything in the task group."""
-        each = (*self._changed, *self._heard, *self._timed)
-        running = [self._tasks.create_task(one.run(), name=one.name) for one in each]
-        wakers = (self._on_change(), self._on_report(), self._on_backend())
-        return [*running, *(self._tasks.create_task(waker) for waker in wakers)]
-
-    def _loop(
-        self, name: str, work: Callable[[], Awaitable[dt.datetime | None]], timing: loop.Timing | None = None
-    ) -> loop.Loop:
-        return loop.Loop(name, work, self._work.clock, self._work.metrics, timing)
-
-    def _fleet_parts(self) -> fleet.Parts:
-        return fleet.Parts(
-            store=self._work.store,
-            backend=self._work.backend,
-            clock=self._work.clock,
-            ids=self._work.ids,
-            live=self._work.live,
-            metrics=self._work.metrics,
-            spawn=self._spawn,
-        )
-
-    def _spawn(self, work: fleet.Work) -> asyncio.Task[None]:
-        task = self._tasks.create_task(work)
-        self.spawned.add(task)
-        task.add_done_callback(self.spawned.discard)
-        return task
-
-    def _digest(self, digest: reports.Reports) -> loop.Pass:
-        async def work() -> dt.datetime | None:
-            due = await digest()
-            if self._expirer.owed:
-                # The proof that a lease waits for may just have come.
-                self._expiry.wake()
-            return due
-
-        return work
-
-    async def _on_change(self) -> None:
-        with contextlib.suppress(errors.Unavailable):
-            while True:
-                count = self._work.changed.count
-                for each in (*self._changed, *self._heard):
-                    each.wake()
-                await self._work.changed.after(count)
-
-    async def _on_report(self) -> None:
-        with contextlib.suppress(errors.Unavailable):
-            while True:
-                count = self._work.live.changed.count
-                for each in self._heard:
-                    each.wake()
-                await self._work.live.changed.after(count)
-
-    async def _on_backend(self) -> None:
-        async for _ in self._work.backend.watch():
-            self._work.changed.notify()
-
-
 def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_module.UseCases:
     creator = create.Creator(parts=work)
     return server_module.UseCases(
@@ -326,6 +209,7 @@ def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_modul
         leases=leases.Leases(parts=work),
         watcher=watch.Watcher(work, creator),
         names=names.Names(parts=work),
+        tunnels=tunnels.Tunnels(work),
         pools=pools.Pools(parts=work),
         workers=workers.Workers(parts=work),
         images=images.Images(parts=work),

@@ -13,7 +13,7 @@ from typing import Literal
 from protos.tms.v1 import common_pb2, lease_pb2
 from tms_server.api import convert_scaling, fields
 from tms_server.model import errors, ids, lease, source
-from tms_server.services import create, leases, names, views, watch
+from tms_server.services import create, leases, names, tunnels, views, watch
 
 STATES = {state: lease_pb2.LeaseState.Value(f"LEASE_STATE_{state}") for state in lease.LeaseState}
 STATES_BACK = {number: state for state, number in STATES.items()}
@@ -25,6 +25,12 @@ RENEWALS = {
 _RENEWALS_BACK = {
     lease_pb2.RENEWAL_UNSPECIFIED: lease.Renewal.ON_ACTIVITY,
     **{number: renewal for renewal, number in RENEWALS.items()},
+}
+_PORTS = {
+    lease_pb2.TUNNEL_PORT_UNSPECIFIED: tunnels.Port.HTTP,
+    lease_pb2.TUNNEL_PORT_HTTP: tunnels.Port.HTTP,
+    lease_pb2.TUNNEL_PORT_GRPC: tunnels.Port.GRPC,
+    lease_pb2.TUNNEL_PORT_METRICS: tunnels.Port.METRICS,
 }
 _Span = Literal["hold", "activity_window", "max_lifetime", "pending_timeout"]
 
@@ -172,6 +178,13 @@ def explanation(value: leases.Explained) -> lease_pb2.ExplainLeaseResponse:
         needed_bytes=why.needed_bytes,
         conditions=map(condition, value.lease.conditions),
     )
+
+
+def tunnel_port(number: lease_pb2.TunnelPort.ValueType) -> tunnels.Port:
+    """Which port a tunnel leads to; none given: HTTP."""
+    if number not in _PORTS:
+        raise errors.InvalidField("open.port", "give HTTP, GRPC or METRICS")
+    return _PORTS[number]
 
 
 def name(value: names.NameView) -> lease_pb2.LeaseName:

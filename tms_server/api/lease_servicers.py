@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import structlog
 
 from protos.tms.v1 import lease_pb2, lease_pb2_grpc
 from tms_server.api import callers, convert, fields, pipeline
 from tms_server.model import errors, ids
-from tms_server.services import create, leases, names, watch
+from tms_server.services import create, leases, names, tunnels, watch
 
 Context = grpc.aio.ServicerContext[Any, Any]
+OPENING_S = 10.0
+log = structlog.get_logger(__name__)
 AT_ONCE = 64
 """Requests of one KeepAlive stream that are in work together: they share commits, and their answers keep their order."""
 
@@ -23,8 +27,15 @@ AT_ONCE = 64
 class LeasesServicer(lease_pb2_grpc.LeasesServicer):
     """Service tms.v1.Leases."""
 
-    def __init__(self, creator: create.Creator, existing: leases.Leases, watcher: watch.Watcher) -> None:
+    def __init__(
+        self,
+        creator: create.Creator,
+        existing: leases.Leases,
+        watcher: watch.Watcher,
+        tunnels_: tunnels.Tunnels,
+    ) -> None:
         self._creator = creator
+        self._tunnels = tunnels_
         self._leases = existing
         self._watcher = watcher
 
@@ -99,8 +110,16 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
     async def Tunnel(
         self, request_iterator: AsyncIterator[lease_pb2.TunnelRequest], context: Context
     ) -> AsyncIterator[lease_pb2.TunnelData]:
-        raise errors.Unimplemented("this server opens no tunnels; connect to the lease's endpoint")
-        yield lease_pb2.TunnelData()
+        asked = await _opening(request_iterator)
+        namespace, port = fields.namespace(asked.namespace), convert.tunnel_port(asked.port)
+        async with self._tunnels.open(callers.of(context), namespace, asked.lease, port) as tunnel:
+            sending = asyncio.create_task(_send(tunnel, request_iterator))
+            try:
+                while data := await tunnel.receive():
+                    yield lease_pb2.TunnelData(data=data)
+            finally:
+                sending.cancel()
+                await asyncio.wait([sending])
 
     async def _keep_alive(self, request: lease_pb2.KeepAliveRequest, context: Context) -> lease_pb2.KeepAliveResponse:
         """One bad lease must not end the stream for the others."""
@@ -116,6 +135,37 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
             expires=convert.deadline(view),
             error=f"the lease is {view.lease.state}" if ended else "",
         )
+
+
+async def _opening(said: AsyncIterator[lease_pb2.TunnelRequest]) -> lease_pb2.TunnelOpen:
+    """The first message, which must come soon and open the tunnel."""
+    try:
+        async with asyncio.timeout(OPENING_S):
+            first = await anext(said, None)
+    except TimeoutError:
+        first = None
+    if first is None or first.WhichOneof("message") != "open":
+        raise errors.InvalidField("open", "send the message that opens the tunnel first")
+    return first.open
+
+
+async def _send(tunnel: tunnels.Tunnel, said: AsyncIterator[lease_pb2.TunnelRequest]) -> None:
+    """Passes on what the client sends; whatever keeps that from going on ends the tunnel."""
+    try:
+        async for message in said:
+            await tunnel.send(_data(message))
+        tunnel.finish()
+    except errors.TmsError as failure:
+        tunnel.fail(failure)
+    except Exception as failure:
+        log.debug("tunnel.client_broke", exc_info=failure)
+        tunnel.fail(errors.Unavailable("the client's stream broke"))
+
+
+def _data(message: lease_pb2.TunnelRequest) -> bytes:
+    if message.WhichOneof("message") != "data":
+        raise errors.InvalidField("data", "send nothing but data once the tunnel is open")
+    return message.data.data
 
 
 class LeaseNamesServicer(lease_pb2_grpc.LeaseNamesServicer):

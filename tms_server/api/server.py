@@ -13,7 +13,7 @@ from protos.tms.v1 import agent_pb2, agent_pb2_grpc, lease_pb2, lease_pb2_grpc, 
 from tms_server.api import fleet_servicers, interceptors, lease_servicers
 from tms_server.model import errors
 from tms_server.observability import metrics as metrics_module
-from tms_server.services import agents, create, images, leases, names, pools, watch, workers
+from tms_server.services import agents, create, images, leases, names, pools, tunnels, watch, workers
 
 MESSAGE_MAX_BYTES = 16 * 2**20
 SERVICES = tuple(
@@ -44,6 +44,7 @@ class UseCases:
     leases: leases.Leases
     watcher: watch.Watcher
     names: names.Names
+    tunnels: tunnels.Tunnels
     pools: pools.Pools
     workers: workers.Workers
     images: images.Images
@@ -72,7 +73,9 @@ class Server:
 
     async def start(self, use_cases: UseCases) -> None:
         """Serves."""
-        leases_ = lease_servicers.LeasesServicer(use_cases.creator, use_cases.leases, use_cases.watcher)
+        leases_ = lease_servicers.LeasesServicer(
+            use_cases.creator, use_cases.leases, use_cases.watcher, use_cases.tunnels
+        )
         lease_pb2_grpc.add_LeasesServicer_to_server(leases_, self._server)
         names_ = lease_servicers.LeaseNamesServicer(use_cases.names)
         lease_pb2_grpc.add_LeaseNamesServicer_to_server(names_, self._server)

@@ -146,6 +146,18 @@ def warned(old: lease.Lease, reason: str, message: str, now: dt.datetime, *, sta
     return _say(old, "Warning", (status, reason, message), now)
 
 
+def resized(old: lease.Lease, reason: str, message: str, now: dt.datetime, *, status: bool) -> lease.Lease:
+    """Says whether the lease has as many copies as it should (or why not, such as NoCapacity); no move."""
+    return _say(old, "Sized", (status, reason, message), now)
+
+
+def resize(old: lease.Lease, copies: int) -> lease.Lease:
+    """Other many copies are wanted from now on. IllegalTransition once the lease is ending."""
+    if not old.state.living:
+        raise errors.IllegalTransition(f"lease {old.id} is {old.state}: it cannot be resized")
+    return dataclasses.replace(old, wanted_copies=copies, generation=old.generation + 1)
+
+
 def displace(old: lease.Lease, reason: str, message: str, now: dt.datetime) -> lease.Lease:
     """The place was lost before the first ACTIVE: back to PENDING, to be placed anew."""
     moved = _move(old, Event.DISPLACE, wanted_changes=True)

@@ -6,9 +6,10 @@ anew. It starts no worker.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
@@ -17,7 +18,7 @@ from tms_server.leases import lifecycle
 from tms_server.model import errors, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.placement import plan as planning
-from tms_server.placement import report, snapshot
+from tms_server.placement import copies, report, snapshot
 from tms_server.ports import store as store_module
 from tms_server.world import endings, fleet_view
 
@@ -45,6 +46,8 @@ class Placer:
     _ground: Ground = dataclasses.field(default=(), init=False)
     _waiting: Revisions = dataclasses.field(default_factory=dict, init=False)
     """Leases without a place on this ground, by the revision that was planned for."""
+    _short: Revisions = dataclasses.field(default_factory=dict, init=False)
+    """The same of leases that have a place, and fewer copies than they should."""
 
     async def __call__(self) -> None:
         fleet = self._news(await self.store.read(lambda reader: fleet_view.fleet(reader, self.capacity)))
@@ -55,12 +58,15 @@ class Placer:
         known = {each.id: each for each in fleet.leases}
         if not _says_something(plan, known, now):
             self._waiting |= {each.lease_id: known[each.lease_id].revision for each in plan.waiting}
+            self._short |= {each.lease_id: known[each.lease_id].revision for each in plan.short}
             return
-        self._waiting |= await self.store.write(lambda unit: _apply(unit, plan, fleet, now))
-        self.metrics.placements.inc(len(plan.placed))
+        revisions = await self.store.write(lambda unit: _apply(unit, plan, fleet, now))
+        self._waiting |= {each.lease_id: revisions[each.lease_id] for each in plan.waiting}
+        self._short |= {each.lease_id: revisions[each.lease_id] for each in plan.short}
+        self.metrics.placements.inc(len(plan.placed) + len(plan.grown))
         for failed in plan.failed:
             self.metrics.ends.labels(failed.reason).inc()
-        log.info("placer.planned", placed=len(plan.placed), waiting=len(plan.waiting), failed=len(plan.failed))
+        _tell(plan)
 
     def _news(self, fleet: snapshot.Fleet) -> snapshot.Fleet | None:
         """The fleet without the leases that wait in vain; None when nobody else wants a place."""
@@ -68,39 +74,84 @@ class Placer:
         unended = {each.id for each in fleet.leases}
         same = ground == self._ground
         self._waiting = {key: at for key, at in self._waiting.items() if key in unended} if same else {}
+        self._short = {key: at for key, at in self._short.items() if key in unended} if same else {}
         self._ground = ground
         leases = tuple(each for each in fleet.leases if self._waiting.get(each.id) != each.revision)
-        placed = {each.lease_id for each in fleet.assignments if not each.draining}
-        if same and all(each.id in placed or not each.state.living for each in leases):
+        here = {each.id for each in fleet.groups}
+        booked = (each for each in fleet.assignments if not each.draining and each.group_id in here)
+        have = collections.Counter(each.lease_id for each in booked)
+        if same and all(self._settled(each, have[each.id]) for each in leases):
             return None
         return dataclasses.replace(fleet, leases=leases)
+
+    def _settled(self, each: lease.Lease, have: int) -> bool:
+        known_short = have > 0 and self._short.get(each.id) == each.revision
+        return not each.state.living or have == copies.wanted(each) or known_short
 
 
 def _says_something(plan: report.Plan, known: dict[ids.LeaseId, lease.Lease], now: dt.datetime) -> bool:
     news = any(_waiting(known[each.lease_id], each, now) is not known[each.lease_id] for each in plan.waiting)
-    return bool(plan.groups or plan.assignments or plan.placed or plan.failed) or news
+    lacks = any(_lacking(known[each.lease_id], each, now) is not known[each.lease_id] for each in plan.short)
+    return bool(plan.groups or plan.assignments or plan.placed or plan.failed) or news or lacks
 
 
-def _apply(
-    unit: store_module.UnitOfWork, plan: report.Plan, fleet: snapshot.Fleet, now: dt.datetime
-) -> dict[ids.LeaseId, int]:
-    """Answers the revisions of the leases that go on waiting."""
+def _tell(plan: report.Plan) -> None:
+    counts = {name: len(getattr(plan, name)) for name in ("placed", "waiting", "failed", "grown", "short", "drained")}
+    log.info("placer.planned", **counts)
+
+
+def _apply(unit: store_module.UnitOfWork, plan: report.Plan, fleet: snapshot.Fleet, now: dt.datetime) -> Revisions:
+    """Answers the revisions of the leases that were written, or looked at in vain."""
     planned_from = {each.id: each for each in fleet.leases}
     for change in plan.groups:
         unit.put_group(change.group, change.expected_generation)
-    for assignment in plan.assignments:
+    for assignment in (*plan.assignments, *plan.drained):
         unit.put_assignment(assignment)
+    written = dict(planned_from)
     for placed in plan.placed:
-        old = planned_from[placed.lease_id]
         event = store_module.NewEvent(type="Placed", message=placed.message, actor=ACTOR, at=now)
-        unit.save_lease(lifecycle.place(old, now, placed.message), event)
-    waited = [_wait(unit, planned_from[each.lease_id], each, now) for each in plan.waiting]
+        moved = lifecycle.place(written[placed.lease_id], now, placed.message)
+        written[placed.lease_id] = unit.save_lease(moved, event)
+    for each in plan.waiting:
+        written[each.lease_id] = _wait(unit, written[each.lease_id], each, now)
+    for resized, event in _resized(plan, written, now):
+        written[resized.id] = unit.save_lease(resized, event)
     for failed in plan.failed:
         why = lease.LeaseEnd(
             state=lease.LeaseState.FAILED, reason=failed.reason, message=failed.message, actor=ACTOR, at=now
         )
         endings.end(unit, _unchanged(unit, planned_from[failed.lease_id]), why)
-    return {each.id: each.revision for each in waited}
+    return {key: each.revision for key, each in written.items()}
+
+
+def _resized(
+    plan: report.Plan, written: Mapping[ids.LeaseId, lease.Lease], now: dt.datetime
+) -> Iterator[tuple[lease.Lease, store_module.NewEvent | None]]:
+    """Leases that got or lost copies, or lack some, each once, with what is told of it."""
+    said: dict[ids.LeaseId, list[str]] = {}
+    for grown in plan.grown:
+        said.setdefault(grown.lease_id, []).append(grown.message)
+    for drained in plan.drained:
+        said.setdefault(drained.lease_id, []).append(f"leaves worker {drained.group_id}")
+    short = {each.lease_id: each for each in plan.short}
+    for lease_id in dict.fromkeys((*said, *short)):
+        old, lacks = written[lease_id], short.get(lease_id)
+        new = _lacking(old, lacks, now) if lacks is not None else _enough(old, now)
+        message = "; ".join(
+            (*said.get(lease_id, ()), *([lacks.message] if lacks is not None and new is not old else ()))
+        )
+        event = store_module.NewEvent(type="Resized", message=message, actor=ACTOR, at=now) if message else None
+        if new is not old or event is not None:
+            yield new, event
+
+
+def _lacking(old: lease.Lease, short: report.Waiting, now: dt.datetime) -> lease.Lease:
+    return lifecycle.resized(old, short.reason, short.message, now, status=False)
+
+
+def _enough(old: lease.Lease, now: dt.datetime) -> lease.Lease:
+    message = f"{copies.wanted(old)} worker(s) were chosen for it"
+    return lifecycle.resized(old, "Resized", message, now, status=True)
 
 
 def _wait(unit: store_module.UnitOfWork, old: lease.Lease, waiting: report.Waiting, now: dt.datetime) -> lease.Lease:

@@ -99,7 +99,7 @@ def test_memory_to_the_byte() -> None:
 
 def test_rules_are_asked_in_the_order_of_the_wire_format() -> None:
     assert [name for name, _ in feasible.RULES] == [
-        "Pool", "Draining", "FrameworkClass", "NameClash", "ShareWith", "NotWith", "Exclusive", "Memory",
+        "Pool", "Draining", "Copy", "FrameworkClass", "NameClash", "ShareWith", "NotWith", "Exclusive", "Memory",
     ]  # fmt: skip
 
 
