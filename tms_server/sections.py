@@ -142,6 +142,8 @@ class Repository(Section):
     """A place that models come from: a folder, or a bucket."""
 
     path: pathlib.Path | None = Field(default=None, description="folder that holds models")
+    claim: str = Field(default="", description="claim that is mounted at path, to be read, in the pods of workers")
+    host_path: str = Field(default="", description="folder of the nodes that is mounted there instead of a claim")
     bucket: str = Field(default="", description="name of an S3 bucket")
     prefix: str = Field(default="", description="what its models lie below")
     endpoint_url: str = Field(default="", description="endpoint of the store; empty: AWS")
@@ -156,6 +158,21 @@ class Repository(Section):
         if self.keys.source == "files" and self.keys.directory is None:
             raise ValueError("keys.directory is needed where keys.source is files")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _one_volume(self) -> Repository:
+        if self.volume and self.path is None:
+            raise ValueError("claim and host_path are mounted at path: give path too")
+        if self.claim and self.host_path:
+            raise ValueError("give either claim or host_path")
+        if self.host_path and not self.host_path.startswith("/"):
+            raise ValueError("host_path: give an absolute folder")
+        return self
+
+    @property
+    def volume(self) -> str:
+        """What is mounted at path in pods; empty where nothing is."""
+        return self.claim or self.host_path
 
 
 class Timing(Section):

@@ -87,6 +87,11 @@ class Settings(pydantic_settings.BaseSettings):
         if self.backend != "kubernetes":
             if self.tls.managed:
                 raise ValueError("tls.managed: certificates are kept in Kubernetes; it needs backend = kubernetes")
+            for name, repository in self.repositories.items():
+                if repository.volume:
+                    raise ValueError(
+                        f"repositories.{name}: claim and host_path need backend = kubernetes; give path alone"
+                    )
             return self
         for name in ("worker_image", "sidecar_image"):
             if not getattr(self.kubernetes, name):

@@ -215,8 +215,13 @@ def _from_settings() -> Mapping[str, Schema]:
 
 
 def _repository(section: Schema) -> Schema:
-    """A repository of the chart names a Secret instead of keys, and a volume instead of a path."""
-    made = _only(section, without={"path"})
+    """A repository of the chart names a Secret instead of keys."""
+    made = _only(section, without=())
+    made["properties"]["path"] = {
+        "type": "string",
+        "pattern": "^/[A-Za-z0-9._/-]+$",
+        "description": "where a claim or host_path is mounted; absent: /tms/repositories/NAME",
+    }
     made["properties"]["keys"] = {
         "type": "object",
         "additionalProperties": False,
@@ -228,7 +233,6 @@ def _repository(section: Schema) -> Schema:
         "minLength": 1,
         "description": "Secret with access_key_id, secret_access_key and, if need be, session_token",
     }
-    made["required"] = ["bucket"]
     return made
 
 

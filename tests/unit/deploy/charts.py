@@ -50,7 +50,12 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
             "pullSecrets": ["registry"],
             "worker": {"tag": "0.1.0-cuda"},
         },
-        "repositories": {"models": S3, "open": {"bucket": "public", "endpoint_url": "https://s3.example"}},
+        "repositories": {
+            "models": S3,
+            "open": {"bucket": "public", "endpoint_url": "https://s3.example"},
+            "shared": {"claim": "models"},
+            "node": {"host_path": "/srv/models", "path": "/models"},
+        },
         "profiles": {
             "default": {"gpu_resource": ""},
             "a100": {

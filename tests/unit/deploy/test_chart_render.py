@@ -95,6 +95,8 @@ def test_the_settings_are_those_that_were_asked_for(tmp_path: pathlib.Path) -> N
     assert told.lease_times.hold_s == 1800.5
     assert told.repositories["models"].keys.directory == pathlib.Path("/tms/keys/models")
     assert told.repositories["open"].keys.source == "anonymous"
+    assert told.repositories["shared"].path == pathlib.Path("/tms/repositories/shared")
+    assert (told.repositories["node"].host_path, str(told.repositories["node"].path)) == ("/srv/models", "/models")
     assert told.api.stop_grace_s == 10
     assert told.log.level == "debug"
 
@@ -185,6 +187,9 @@ def test_two_releases_share_no_name() -> None:
         ({"service": {"nodePort": 30000}}, ("service.nodePort", "NodePort")),
         ({"service": {"loadBalancerClass": "x"}}, ("service.loadBalancerClass",)),
         ({"pools": {"a": {"profile": "b"}}}, ("pools.a.profile", "profiles.b")),
+        ({"repositories": {"m": {"region": "x"}}}, ("repositories.m", "bucket", "claim", "host_path")),
+        ({"repositories": {"m": {"bucket": "x", "claim": "y"}}}, ("repositories.m", "one of")),
+        ({"repositories": {"m": {"bucket": "x", "path": "/y"}}}, ("repositories.m.path",)),
         (
             {"repositories": {"m": {"bucket": "b", "existingSecret": "s", "keys": {"source": "environment"}}}},
             ("repositories.m", "existingSecret"),

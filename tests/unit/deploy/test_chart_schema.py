@@ -50,7 +50,7 @@ def test_a_wrong_key_beside_any_value_is_refused_by_name(path: str) -> None:
         ({"pools": {"a": {"most": 1}}}, "most"),
         ({"pools": {"a": {"max_workers": 0}}}, "max_workers"),
         ({"leaseTimes": {"hold": "10m"}}, "hold"),
-        ({"repositories": {"m": {"region": "x"}}}, "bucket"),
+        ({"repositories": {"m": {"claim": "x", "path": "models"}}}, "/repositories/m/path"),
         ({"repositories": {"m": {"bucket": "x", "keys": {"secret_access_key": "x"}}}}, "secret_access_key"),
         ({"settings": {"kubernetes": {"dial": "x"}}}, "dial"),
         ({"settings": {"tls": {}}}, "tls"),

@@ -58,6 +58,16 @@ class Folder:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A volume of models that sidecars read at `path`: a claim by name, or a folder of the node."""
+
+    name: str
+    path: str
+    host_path: str = ""
+    claim: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named shape of pods. Zero, empty or None leaves a thing to Kubernetes."""
 
@@ -84,10 +94,12 @@ class Profile:
     """Pods of a node that is gone are replaced after so long."""
     cpu_milli: int = 0
     """Reserved for a worker that asks for none."""
+    memory_bytes: int = 0
+    """What models may book where a worker asks for none; 0: the options' default."""
     memory_overhead_bytes: int = GIB // 2
     """Beside what models may book: the worker's own memory and that of requests."""
     host_memory_bytes: int = 0
-    """Memory of the worker's container where models live on devices; 0: what models may book and the overhead."""
+    """Memory of the container of a worker with devices; 0: what models may book and the overhead."""
     service_account: str = ""
     token_audience: str = ""
     """Sidecars get a token for this audience, at /tms/store-token/token: for stores, never for Kubernetes."""
@@ -118,6 +130,7 @@ class Options:
     profiles: Mapping[str, Profile] = dataclasses.field(default_factory=_profiles)
     folders: tuple[Folder, ...] = ()
     default_memory_bytes: int = 4 * GIB
+    stores: tuple[Store, ...] = ()
     margin_bytes: int = 0
     """Kept free of models on each worker."""
     strict: bool = False

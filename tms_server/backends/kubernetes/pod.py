@@ -60,7 +60,7 @@ def _worker(spec: backend.LaunchSpec, options: options_module.Options, profile: 
             {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in (("http", names.HTTP_PORT), ("grpc", names.GRPC_PORT), ("metrics", names.METRICS_PORT))
         ],
-        "resources": _worker_resources(spec.worker.resources, options, profile),
+        "resources": _worker_resources(spec.worker, options, profile),
         "startupProbe": _probe(_LIVE, names.HTTP_PORT, every_s=1, failures=profile.start_bound_s),
         "livenessProbe": _probe(_LIVE, names.HTTP_PORT, every_s=5, failures=6),
         "readinessProbe": _probe("/readyz", names.HEALTH_PORT, every_s=1, failures=2),
@@ -117,6 +117,7 @@ def _sidecar_mounts(options: options_module.Options, profile: options_module.Pro
     ]
     if options.ca_config_map:
         mounts.append({"name": "ca", "mountPath": "/tms/ca", "readOnly": True})
+    mounts += [{"name": _store(each), "mountPath": each.path, "readOnly": True} for each in options.stores]
     if profile.token_audience:
         mounts.append({"name": "store-token", "mountPath": "/tms/store-token", "readOnly": True})
     for number, folder in enumerate(options.folders):
@@ -134,6 +135,7 @@ def _volumes(spec: backend.LaunchSpec, options: options_module.Options, profile:
     ]
     if options.ca_config_map:
         volumes.append({"name": "ca", "configMap": {"name": options.ca_config_map}})
+    volumes += [{"name": _store(each), **_volume(each)} for each in options.stores]
     if profile.token_audience:
         token = {"audience": profile.token_audience, "expirationSeconds": 3600, "path": "token"}
         volumes.append({"name": "store-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
@@ -148,6 +150,22 @@ def _folder(folder: options_module.Folder) -> Json:
     return {"hostPath": {"path": folder.host_path, "type": "Directory"}}
 
 
+def _store(store: options_module.Store) -> str:
+    return f"store-{store.name}"
+
+
+def _volume(store: options_module.Store) -> Json:
+    if store.claim:
+        return {"persistentVolumeClaim": {"claimName": store.claim, "readOnly": True}}
+    return {"hostPath": {"path": store.host_path, "type": "Directory"}}
+
+
+def models_bytes(options: options_module.Options, worker: resources.WorkerSpec) -> int:
+    """What models may book on such a worker, the margin included."""
+    asked = worker.resources.memory_bytes
+    return asked or profile_of(options, worker).memory_bytes or options.default_memory_bytes
+
+
 def _cache(cache: options_module.Cache) -> Json:
     if cache.claim:
         return {"persistentVolumeClaim": {"claimName": cache.claim}}
@@ -157,10 +175,11 @@ def _cache(cache: options_module.Cache) -> Json:
 
 
 def _worker_resources(
-    asked: resources.Resources, options: options_module.Options, profile: options_module.Profile
+    worker: resources.WorkerSpec, options: options_module.Options, profile: options_module.Profile
 ) -> Json:
-    models_bytes = asked.memory_bytes or options.default_memory_bytes
-    memory = quantities.of_bytes(profile.host_memory_bytes or models_bytes + profile.memory_overhead_bytes)
+    asked = worker.resources
+    host_bytes = profile.host_memory_bytes if asked.gpus else 0
+    memory = quantities.of_bytes(host_bytes or models_bytes(options, worker) + profile.memory_overhead_bytes)
     limits = {"memory": memory}
     if asked.gpus:
         limits[profile.gpu_resource] = str(asked.gpus)

@@ -27,6 +27,12 @@ made of values that cannot be meant. */ -}}
 {{- fail (printf "service.loadBalancerClass: has no meaning with service.type %s" .Values.service.type) -}}
 {{- end -}}
 {{- range $name, $repository := .Values.repositories -}}
+{{- if ne (len (compact (list $repository.bucket $repository.claim $repository.host_path))) 1 -}}
+{{- fail (printf "repositories.%s: give one of bucket, claim and host_path" $name) -}}
+{{- end -}}
+{{- if and $repository.path $repository.bucket -}}
+{{- fail (printf "repositories.%s.path: a bucket is not mounted; leave path out" $name) -}}
+{{- end -}}
 {{- if and $repository.existingSecret $repository.keys -}}
 {{- fail (printf "repositories.%s: existingSecret and keys exclude each other" $name) -}}
 {{- end -}}

@@ -44,6 +44,9 @@
 {{- end -}}
 
 {{- define "tms.tlsDirectory" -}}/tms/tls{{- end -}}
+{{- define "tms.repositoryPath" -}}
+{{- .repository.path | default (printf "/tms/repositories/%s" .name) -}}
+{{- end -}}
 {{- define "tms.keysDirectory" -}}/tms/keys{{- end -}}
 
 {{- /* What the chart decides; .Values.settings cannot say these keys (values.schema.json). */ -}}
@@ -62,6 +65,9 @@
 {{- $plain := omit $repository "existingSecret" -}}
 {{- if $repository.existingSecret -}}
 {{- $_ := set $plain "keys" (dict "source" "files" "directory" (printf "%s/%s" (include "tms.keysDirectory" $) $name)) -}}
+{{- end -}}
+{{- if not $repository.bucket -}}
+{{- $_ := set $plain "path" (include "tms.repositoryPath" (dict "name" $name "repository" $repository)) -}}
 {{- end -}}
 {{- $_ := set $repositories $name $plain -}}
 {{- end -}}

@@ -44,6 +44,9 @@ httpGet:
 {{- if $repository.existingSecret }}
 - {name: {{ printf "keys-%s" $name }}, mountPath: {{ printf "%s/%s" (include "tms.keysDirectory" $) $name }}, readOnly: true}
 {{- end }}
+{{- if not $repository.bucket }}
+- {name: {{ printf "models-%s" $name }}, mountPath: {{ include "tms.repositoryPath" (dict "name" $name "repository" $repository) }}, readOnly: true}
+{{- end }}
 {{- end }}
 {{- with .Values.server.extraVolumeMounts }}
 {{ toYaml . }}
@@ -75,6 +78,13 @@ httpGet:
   secret:
     secretName: {{ $repository.existingSecret }}
     defaultMode: 0440
+{{- end }}
+{{- if $repository.claim }}
+- name: {{ printf "models-%s" $name }}
+  persistentVolumeClaim: {claimName: {{ $repository.claim }}, readOnly: true}
+{{- else if $repository.host_path }}
+- name: {{ printf "models-%s" $name }}
+  hostPath: {path: {{ $repository.host_path | quote }}, type: Directory}
 {{- end }}
 {{- end }}
 {{- with .Values.server.extraVolumes }}
