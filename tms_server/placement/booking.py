@@ -78,6 +78,10 @@ class Book:
         """A quick no: False only where the bytes cannot suffice whatever the other rules say."""
         return self.free_bytes >= candidate.needed_bytes or not candidate.names.isdisjoint(self.models)
 
+    def letting_go(self, leaving: ids.LeaseId) -> Book:
+        """The book once a lease is no longer wanted here; its bytes are there until the worker has confirmed."""
+        return dataclasses.replace(self, staying=self.staying - {leaving})
+
     def freed_bytes(self, leaving: lease.Lease) -> int:
         """Bytes that the end of one of the held leases would free: those of models that no other holds."""
         kept = {model.key for other in self.held if other.id != leaving.id for model in bundle.models(other)}

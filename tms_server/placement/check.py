@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from tms_server.model import bundle, group, ids, lease
-from tms_server.placement import booking, feasible, report, snapshot
+from tms_server.placement import booking, copies, feasible, report, snapshot
 
 
 class LawBroken(AssertionError):
@@ -49,6 +49,7 @@ def violations(fleet: snapshot.Fleet, plan: report.Plan) -> tuple[Violation, ...
         *_generations(fleet, plan),
         *_nobody_lost(fleet, plan),
         *_one_copy(fleet, plan),
+        *_copies(fleet, plan),
         *_pool_sizes(fleet, plan),
         *(found for group_id in touched for found in _group(fleet, after, group_id)),
     )
@@ -56,13 +57,23 @@ def violations(fleet: snapshot.Fleet, plan: report.Plan) -> tuple[Violation, ...
 
 def _apply(fleet: snapshot.Fleet, plan: report.Plan) -> _After:
     held: dict[ids.GroupId, list[group.Assignment]] = collections.defaultdict(list)
-    for each in (*fleet.assignments, *plan.assignments):
+    for each in _booked(fleet, plan):
         held[each.group_id].append(each)
     return _After(
         leases={each.id: each for each in fleet.leases},
         groups={each.id: each for each in (*fleet.groups, *(change.group for change in plan.groups))},
         held={group_id: tuple(found) for group_id, found in held.items()},
     )
+
+
+def _booked(fleet: snapshot.Fleet, plan: report.Plan) -> list[group.Assignment]:
+    """All assignments as the plan leaves them."""
+    written = {_key(each): each for each in plan.drained}
+    return [*(written.get(_key(each), each) for each in fleet.assignments), *plan.assignments]
+
+
+def _key(each: group.Assignment) -> tuple[ids.LeaseId, ids.GroupId, int]:
+    return each.lease_id, each.group_id, each.copy
 
 
 def _generations(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation]:
@@ -77,7 +88,7 @@ def _generations(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation
             yield Violation("Generations", f"group {change.group.id} expects {change.expected_generation}")
         if change.group.generation != (change.expected_generation or 0) + 1:
             yield Violation("Generations", f"group {change.group.id} is not one generation higher")
-    for each in plan.assignments:
+    for each in (*plan.assignments, *plan.drained):
         if each.group_id not in written or written[each.group_id].generation != each.generation:
             yield Violation("Generations", f"lease {each.lease_id} is not fenced by group {each.group_id}")
 
@@ -92,7 +103,7 @@ def _nobody_lost(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation
     if wanting != decided:
         odd = sorted(set(wanting) ^ set(decided)) or "one of them twice"
         yield Violation("NobodyLost", f"in want of a place and decided on differ: {odd}")
-    said = sorted((each.lease_id, each.group_id) for each in plan.placed)
+    said = sorted((each.lease_id, each.group_id) for each in (*plan.placed, *plan.grown))
     if said != sorted((each.lease_id, each.group_id) for each in plan.assignments):
         yield Violation("NobodyLost", "the placed leases are not those with assignments")
 
@@ -100,10 +111,30 @@ def _nobody_lost(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation
 def _one_copy(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation]:
     """A copy of a lease is wanted on one group at most."""
     groups = {each.id for each in fleet.groups} | {each.id for each in plan.new_groups}
-    wanted = [each for each in (*fleet.assignments, *plan.assignments) if not each.draining and each.group_id in groups]
+    wanted = [each for each in _booked(fleet, plan) if not each.draining and each.group_id in groups]
     for (lease_id, copy), count in collections.Counter((each.lease_id, each.copy) for each in wanted).items():
         if count > 1:
             yield Violation("OneCopy", f"copy {copy} of lease {lease_id} is wanted {count} times")
+
+
+def _copies(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation]:
+    """No plan makes more copies than wanted (one more while a lease moves), takes one that is wanted, or puts two together."""
+    stored = {_key(each) for each in fleet.assignments if not each.draining}
+    if not {_key(each) for each in plan.drained} <= stored or not all(each.draining for each in plan.drained):
+        yield Violation("Copies", "a copy that is not wanted, or not there, is drained")
+    leases, groups = {each.id: each for each in fleet.leases}, {each.id: each for each in fleet.groups}
+    alive = groups.keys() | {each.id for each in plan.new_groups}
+    after = [each for each in _booked(fleet, plan) if not each.draining and each.group_id in alive]
+    for lease_id in sorted({each.lease_id for each in (*plan.assignments, *plan.drained)} & leases.keys()):
+        here, most = [each for each in after if each.lease_id == lease_id], copies.wanted(leases[lease_id])
+        moves = any(
+            each.group_id in groups and groups[each.group_id].phase is group.GroupPhase.DRAINING for each in here
+        )
+        added = any(each.lease_id == lease_id for each in plan.assignments)
+        if added and len(here) > most + moves:
+            yield Violation("Copies", f"lease {lease_id} would have {len(here)} copies and wants {most}")
+        if len(here) < most and any(each.lease_id == lease_id for each in plan.drained):
+            yield Violation("Copies", f"lease {lease_id} would have {len(here)} copies only and wants {most}")
 
 
 def _pool_sizes(fleet: snapshot.Fleet, plan: report.Plan) -> Iterator[Violation]:
@@ -124,6 +155,7 @@ def _group(fleet: snapshot.Fleet, after: _After, group_id: ids.GroupId) -> Itera
     owners = [after.leases[each.lease_id] for each in booked if each.lease_id in after.leases]
     yield from _capacity(fleet, target, booked, owners)
     yield from _names(target, owners)
+    yield from _apart(target, booked)
     yield from _homes(target, owners)
     if target.pool is not None:
         yield from _rules(fleet, target, owners, {each.lease_id for each in booked if not each.draining})
@@ -144,6 +176,12 @@ def _capacity(
     total = sum(sizes.values()) + sum(each.booked_bytes for each in booked if each.lease_id not in present)
     if total > target.capacity_bytes:
         yield Violation("Capacity", f"group {target.id} would hold {total} of {target.capacity_bytes} bytes")
+
+
+def _apart(target: group.WorkerGroup, booked: tuple[group.Assignment, ...]) -> Iterator[Violation]:
+    for lease_id, count in collections.Counter(each.lease_id for each in booked).items():
+        if count > 1:
+            yield Violation("Apart", f"group {target.id} would hold {count} copies of lease {lease_id}")
 
 
 def _names(target: group.WorkerGroup, owners: list[lease.Lease]) -> Iterator[Violation]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from tms_server.model import ids, lease, pool, resources
-from tms_server.placement import booking, feasible, report, snapshot
+from tms_server.placement import booking, copies, feasible, report, snapshot
 from tms_server.placement import index as fleet_index
 
 _NEARNESS = {name: place for place, (name, _) in enumerate(feasible.RULES)}
@@ -34,7 +34,10 @@ def explain(fleet: snapshot.Fleet, asked: lease.Lease) -> report.Explanation:
         return _plain(str(asked.state), f"the lease is {asked.state}" + (f": {asked.end.message}" if asked.end else ""))
     if len(asked.sources) != len(asked.spec.models):
         return _plain("Unresolved", "its models are not looked up yet")
-    index = fleet_index.of(fleet, without=asked.id)
+    held = [each for each in fleet.assignments if each.lease_id == asked.id and not each.draining]
+    lacking = copies.missing(asked, held) if held else ()
+    # A further copy looks at the others as they are; a first one as if the lease were booked nowhere.
+    index = fleet_index.of(fleet, without=None if lacking else asked.id)
     home = index.pool_of(asked)
     spec = _worker_spec(asked, home)
     if spec is None:
@@ -43,10 +46,14 @@ def explain(fleet: snapshot.Fleet, asked: lease.Lease) -> report.Explanation:
     books = [book for book in index.books.values() if book.group.namespace == asked.namespace]
     workers = tuple(_verdict(candidate, book, index.aliases) for book in books)
     case = _Case(index=index, candidate=candidate, home=home, capacity_bytes=index.capacities[spec], workers=workers)
-    placed = next(
-        (each.group_id for each in fleet.assignments if each.lease_id == asked.id and not each.draining), None
-    )
-    return _answer(case, "Placed", f"placed on worker {placed}") if placed is not None else _unplaced(case)
+    if not held:
+        return _unplaced(case)
+    where = f"placed on worker {', '.join(each.group_id for each in copies.in_age(held))}"
+    if not lacking:
+        return _answer(case, "Placed", where)
+    further = _unplaced(case)
+    share = f"{where}: {len(held)} of {copies.wanted(asked)} copies"
+    return dataclasses.replace(further, summary=f"{share}; another {further.summary}")
 
 
 def _unplaced(case: _Case) -> report.Explanation:

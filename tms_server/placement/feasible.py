@@ -85,6 +85,13 @@ def _draining(candidate: booking.Candidate, book: booking.Book, aliases: Aliases
     return "the worker takes no new leases" if book.group.phase is group.GroupPhase.DRAINING else None
 
 
+def _copy(candidate: booking.Candidate, book: booking.Book, aliases: Aliases) -> str | None:
+    del aliases
+    if all(each.id != candidate.lease.id for each in book.held):
+        return None
+    return "a copy of the lease is there" + ("" if candidate.lease.id in book.staying else " and not gone yet")
+
+
 def _framework_class(candidate: booking.Candidate, book: booking.Book, aliases: Aliases) -> str | None:
     del aliases
     if len(candidate.classes) > 1:
@@ -139,6 +146,7 @@ def _memory(candidate: booking.Candidate, book: booking.Book, aliases: Aliases) 
 RULES: tuple[tuple[str, Rule], ...] = (
     ("Pool", _pool),
     ("Draining", _draining),
+    ("Copy", _copy),
     ("FrameworkClass", _framework_class),
     ("NameClash", _name_clash),
     ("ShareWith", _share_with),

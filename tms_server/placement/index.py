@@ -5,22 +5,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tms_server.model import group, ids, lease, pool, resources
-from tms_server.placement import booking, feasible, snapshot
+from tms_server.placement import booking, copies, feasible, snapshot
 
 PoolKey = tuple[ids.Namespace, ids.PoolName]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """Books of every group, in the one stable order (creation, then id); `placed` says where each lease is wanted."""
+    """Books of every group, in the one stable order (creation, then id); `copies` are those wanted, the oldest first."""
 
     books: Mapping[ids.GroupId, booking.Book]
     members: Mapping[PoolKey, tuple[ids.GroupId, ...]]
     pools: Mapping[PoolKey, pool.Pool]
-    placed: Mapping[ids.LeaseId, ids.GroupId]
+    copies: Mapping[ids.LeaseId, tuple[group.Assignment, ...]]
     aliases: feasible.Aliases
     known: booking.Measured
     capacities: Mapping[resources.WorkerSpec, int]
@@ -44,7 +44,7 @@ def of(fleet: snapshot.Fleet, without: ids.LeaseId | None = None) -> Index:
         books=_books(groups, assignments, {each.id: each for each in fleet.leases}, known),
         members=_members(groups),
         pools={(each.namespace, each.name): each for each in fleet.pools},
-        placed={each.lease_id: each.group_id for each in assignments if not each.draining and each.group_id in present},
+        copies=_copies(each for each in assignments if not each.draining and each.group_id in present),
         aliases=_aliases(fleet),
         known=known,
         capacities=fleet.capacities,
@@ -68,6 +68,13 @@ def _books(
             held = booking.candidate(owner, book.group.spec, known)
             books[each.group_id] = book.adding(held, draining=each.draining)
     return books
+
+
+def _copies(wanted: Iterable[group.Assignment]) -> dict[ids.LeaseId, tuple[group.Assignment, ...]]:
+    found: dict[ids.LeaseId, list[group.Assignment]] = collections.defaultdict(list)
+    for each in wanted:
+        found[each.lease_id].append(each)
+    return {lease_id: copies.in_age(each) for lease_id, each in found.items()}
 
 
 def _members(groups: list[group.WorkerGroup]) -> dict[PoolKey, tuple[ids.GroupId, ...]]:

@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 
 from tms_server.model import group, ids, lease, pool, resources
-from tms_server.placement import booking, check, feasible, report, score, snapshot
+from tms_server.placement import booking, check, copies, feasible, report, score, snapshot
 from tms_server.placement import index as fleet_index
 
 
@@ -41,22 +41,53 @@ class _Pass:
         self._members = {key: list(members) for key, members in fleet.members.items()}
         self._changes: dict[ids.GroupId, report.GroupChange] = {}
         self._assignments: list[group.Assignment] = []
+        self._drained: list[group.Assignment] = []
         self._leaving = self._count_leaving()
 
     def run(self, leases: tuple[lease.Lease, ...]) -> report.Plan:
-        asking = sorted((each for each in leases if each.state.living and each.id not in self._index.placed), key=order)
+        living = sorted((each for each in leases if each.state.living), key=order)
+        for each in living:
+            self._shrink(each)
+        asking = [each for each in living if each.id not in self._index.copies]
         decisions = {each.id: self._decide(each) for each in asking}
         # A lease that wants company may come before the lease it wants: ask again while somebody finds a place.
         while moved := self._again([each for each in asking if each.spec.sharing.share_with], decisions):
             decisions |= moved
         found = decisions.values()
+        # First everybody has a place, then some have more.
+        placed = self._index.copies.keys() | {each.lease_id for each in found if isinstance(each, report.Placed)}
+        further = [answer for each in living if each.id in placed for answer in self._grow(each)]
         return report.Plan(
             groups=tuple(self._changes.values()),
             assignments=tuple(self._assignments),
             placed=tuple(each for each in found if isinstance(each, report.Placed)),
             waiting=tuple(each for each in found if isinstance(each, report.Waiting)),
             failed=tuple(each for each in found if isinstance(each, report.Failed)),
+            grown=tuple(each for each in further if isinstance(each, report.Placed)),
+            short=tuple(each for each in further if isinstance(each, report.Waiting)),
+            drained=tuple(self._drained),
         )
+
+    def _shrink(self, held: lease.Lease) -> None:
+        for each in copies.surplus(held, self._index.copies.get(held.id, ())):
+            book = self._books[each.group_id]
+            changed = self._raise(book.group)
+            self._books[changed.id] = dataclasses.replace(book.letting_go(held.id), group=changed)
+            self._drained.append(dataclasses.replace(each, draining=True, generation=changed.generation))
+
+    def _grow(self, held: lease.Lease) -> list[report.Placed | report.Waiting]:
+        """Further copies, until there are enough or one finds no place."""
+        if copies.wanted(held) == 1:
+            return []
+        placed = [each for each in self._assignments if each.lease_id == held.id]
+        home, answers = self._index.pool_of(held), list[report.Placed | report.Waiting]()
+        for number in copies.missing(held, (*self._index.copies.get(held.id, ()), *placed)):
+            answer = self._pooled(held, home, number) if home is not None else _gone(held)
+            if isinstance(answer, report.Placed):
+                answers.append(answer)
+                continue
+            return [*answers, report.Waiting(lease_id=held.id, reason=answer.reason, message=answer.message)]
+        return answers
 
     def _again(
         self, asking: list[lease.Lease], decisions: dict[ids.LeaseId, report.Decision]
@@ -72,18 +103,17 @@ class _Pass:
             return self._dedicated(asked, asked.spec.placement)
         home = self._index.pool_of(asked)
         if home is None:
-            message = f"pool {asked.spec.placement.pool} is gone"
-            return report.Waiting(lease_id=asked.id, reason="PoolGone", message=message)
-        return self._pooled(asked, home)
+            return _gone(asked)
+        return self._pooled(asked, home, 0)
 
     def _dedicated(self, asked: lease.Lease, placement: lease.Dedicated) -> report.Decision:
         capacity_bytes = self._index.capacities[placement.worker]
         candidate = booking.candidate(asked, placement.worker, self._index.known)
         if (why := feasible.impossible(candidate, capacity_bytes, alone=True)) is not None:
             return report.Failed(lease_id=asked.id, reason=report.CANNOT_FIT, message=why)
-        return self._place(candidate, self._start(asked.namespace, placement.worker, None))
+        return self._place(candidate, self._start(asked.namespace, placement.worker, None), 0)
 
-    def _pooled(self, asked: lease.Lease, home: pool.Pool) -> report.Decision:
+    def _pooled(self, asked: lease.Lease, home: pool.Pool, copy: int) -> report.Decision:
         candidate = booking.candidate(asked, home.spec.worker, self._index.known)
         why = feasible.impossible(candidate, self._index.capacities[home.spec.worker], alone=False)
         if why is not None:
@@ -91,11 +121,11 @@ class _Pass:
         members = self._members.setdefault((home.namespace, home.name), [])
         best = self._best(candidate, members)
         if best is not None:
-            return self._place(candidate, best)
+            return self._place(candidate, best, copy)
         if asked.spec.sharing.share_with:
             return self._wait(candidate, home, "no worker with the leases it wants to share with has room")
         if len(members) < home.spec.max_workers:
-            return self._place(candidate, self._start(home.namespace, home.spec.worker, home))
+            return self._place(candidate, self._start(home.namespace, home.spec.worker, home), copy)
         self._make_way(candidate, home)
         return self._wait(candidate, home, f"the pool has all of its {home.spec.max_workers} worker(s)")
 
@@ -113,14 +143,15 @@ class _Pass:
                 best, best_rank = book, rank
         return best
 
-    def _place(self, candidate: booking.Candidate, book: booking.Book) -> report.Placed:
-        changed = self._change(book, candidate)
+    def _place(self, candidate: booking.Candidate, book: booking.Book, copy: int) -> report.Placed:
+        class_ = candidate.classes[0] if len(candidate.classes) == 1 else None
+        changed = self._raise(book.group, class_)
         self._books[changed.id] = dataclasses.replace(book.adding(candidate), group=changed)
         self._assignments.append(
             group.Assignment(
                 lease_id=candidate.lease.id,
                 group_id=changed.id,
-                copy=0,
+                copy=copy,
                 generation=changed.generation,
                 booked_bytes=candidate.needed_bytes,
                 assigned_at=self._now,
@@ -130,14 +161,13 @@ class _Pass:
         message = f"on worker {changed.id}, {beside}: {candidate.needed_bytes} bytes ({candidate.details()})"
         return report.Placed(lease_id=candidate.lease.id, group_id=changed.id, message=message)
 
-    def _change(self, book: booking.Book, candidate: booking.Candidate) -> group.WorkerGroup:
+    def _raise(self, target: group.WorkerGroup, class_: str | None = None) -> group.WorkerGroup:
         """The group as it is written: one generation higher than stored, once for each pass."""
-        class_ = candidate.classes[0] if len(candidate.classes) == 1 else None
-        before = self._changes.get(book.group.id)
-        expected = book.group.generation if before is None else before.expected_generation
+        before = self._changes.get(target.id)
+        expected = target.generation if before is None else before.expected_generation
         changed = dataclasses.replace(
-            book.group,
-            framework_class=book.group.framework_class or class_,
+            target,
+            framework_class=target.framework_class or class_,
             generation=1 if expected is None else expected + 1,
             emptied_at=None,
         )
@@ -190,3 +220,7 @@ class _Pass:
             books = [self._books[group_id] for group_id in members]
             leaving[pool_key] = sum(book.empty and book.group.phase is group.GroupPhase.DRAINING for book in books)
         return leaving
+
+
+def _gone(asked: lease.Lease) -> report.Waiting:
+    return report.Waiting(lease_id=asked.id, reason="PoolGone", message="its pool is gone")

@@ -56,8 +56,10 @@ class GroupChange:
 class Plan:
     """All of one pass. Leases that need a place appear in exactly one of `placed`, `waiting` and `failed`.
 
-    `groups` has each new or changed group once; a changed one holds new assignments (its generation is one higher) or is
-    emptied out to make way for a worker of another framework class (phase DRAINING).
+    Leases that have one and should have more appear in `grown` once for each further copy, and in `short` where they get
+    fewer than they should. `drained` are copies too many, as they are to be written.
+    `groups` has each new or changed group once; a changed one holds new assignments or drains some (its generation is one
+    higher) or is emptied out to make way for a worker of another framework class (phase DRAINING).
     """
 
     groups: tuple[GroupChange, ...] = ()
@@ -65,6 +67,9 @@ class Plan:
     placed: tuple[Placed, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     failed: tuple[Failed, ...] = ()
+    grown: tuple[Placed, ...] = ()
+    short: tuple[Waiting, ...] = ()
+    drained: tuple[group.Assignment, ...] = ()
 
     @property
     def new_groups(self) -> tuple[group.WorkerGroup, ...]:

@@ -17,8 +17,8 @@ from tms_server import clock as clock_module
 from tms_server.leases import lifecycle
 from tms_server.model import errors, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
-from tms_server.placement import plan as planning
 from tms_server.placement import copies, report, snapshot
+from tms_server.placement import plan as planning
 from tms_server.ports import store as store_module
 from tms_server.world import endings, fleet_view
 
@@ -114,8 +114,8 @@ def _apply(unit: store_module.UnitOfWork, plan: report.Plan, fleet: snapshot.Fle
         written[placed.lease_id] = unit.save_lease(moved, event)
     for each in plan.waiting:
         written[each.lease_id] = _wait(unit, written[each.lease_id], each, now)
-    for resized, event in _resized(plan, written, now):
-        written[resized.id] = unit.save_lease(resized, event)
+    for resized, told in _resized(plan, written, now):
+        written[resized.id] = unit.save_lease(resized, told)
     for failed in plan.failed:
         why = lease.LeaseEnd(
             state=lease.LeaseState.FAILED, reason=failed.reason, message=failed.message, actor=ACTOR, at=now
@@ -136,13 +136,18 @@ def _resized(
     short = {each.lease_id: each for each in plan.short}
     for lease_id in dict.fromkeys((*said, *short)):
         old, lacks = written[lease_id], short.get(lease_id)
-        new = _lacking(old, lacks, now) if lacks is not None else _enough(old, now)
-        message = "; ".join(
-            (*said.get(lease_id, ()), *([lacks.message] if lacks is not None and new is not old else ()))
-        )
-        event = store_module.NewEvent(type="Resized", message=message, actor=ACTOR, at=now) if message else None
-        if new is not old or event is not None:
-            yield new, event
+        new = _enough(old, now) if lacks is None else _lacking(old, lacks, now)
+        if lacks is not None and _is_news(old, lacks):
+            said.setdefault(lease_id, []).append(lacks.message)
+        message = "; ".join(said.get(lease_id, ()))
+        told = store_module.NewEvent(type="Resized", message=message, actor=ACTOR, at=now) if message else None
+        if new is not old or told is not None:
+            yield new, told
+
+
+def _is_news(old: lease.Lease, lacks: report.Waiting) -> bool:
+    before = old.condition("Sized")
+    return before is None or before.reason != lacks.reason
 
 
 def _lacking(old: lease.Lease, short: report.Waiting, now: dt.datetime) -> lease.Lease:

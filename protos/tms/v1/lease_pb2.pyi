@@ -1054,7 +1054,7 @@ class WorkerVerdict(_message.Message):
     worker_group: _builtins.str
     fits: _builtins.bool
     rule: _builtins.str
-    """Name of the rule that refuses: Pool, Draining, FrameworkClass, NameClash, ShareWith, NotWith, Exclusive, Memory."""
+    """Name of the rule that refuses: Pool, Draining, Copy, FrameworkClass, NameClash, ShareWith, NotWith, Exclusive, Memory."""
     message: _builtins.str
     capacity_bytes: _builtins.int
     free_bytes: _builtins.int
