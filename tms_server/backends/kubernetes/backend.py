@@ -30,6 +30,7 @@ from tms_server.backends.kubernetes import (
     nodes,
     objects,
     observed,
+    pod,
     reasons,
     refusals,
     rights,
@@ -106,8 +107,9 @@ class KubernetesBackend:
         return f"profile: {against.message}" if against is not None else None
 
     def capacity_bytes(self, worker: resources.WorkerSpec) -> int:
-        asked = worker.resources.memory_bytes or self._options.default_memory_bytes
-        return max(0, asked - self._options.margin_bytes)
+        if worker.profile and worker.profile not in self._options.profiles:
+            return 0
+        return max(0, pod.models_bytes(self._options, worker) - self._options.margin_bytes)
 
     def refuse_name(self, namespace: ids.Namespace, name: ids.LeaseName) -> str | None:
         return names.refuse(namespace, name)

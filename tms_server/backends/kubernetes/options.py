@@ -58,16 +58,6 @@ class Folder:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    """A volume of models that sidecars read at `path`: a claim by name, or a folder of the node."""
-
-    name: str
-    path: str
-    host_path: str = ""
-    claim: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """A named shape of pods. Zero, empty or None leaves a thing to Kubernetes."""
 
@@ -130,7 +120,6 @@ class Options:
     profiles: Mapping[str, Profile] = dataclasses.field(default_factory=_profiles)
     folders: tuple[Folder, ...] = ()
     default_memory_bytes: int = 4 * GIB
-    stores: tuple[Store, ...] = ()
     margin_bytes: int = 0
     """Kept free of models on each worker."""
     strict: bool = False

@@ -117,7 +117,6 @@ def _sidecar_mounts(options: options_module.Options, profile: options_module.Pro
     ]
     if options.ca_config_map:
         mounts.append({"name": "ca", "mountPath": "/tms/ca", "readOnly": True})
-    mounts += [{"name": _store(each), "mountPath": each.path, "readOnly": True} for each in options.stores]
     if profile.token_audience:
         mounts.append({"name": "store-token", "mountPath": "/tms/store-token", "readOnly": True})
     for number, folder in enumerate(options.folders):
@@ -135,7 +134,6 @@ def _volumes(spec: backend.LaunchSpec, options: options_module.Options, profile:
     ]
     if options.ca_config_map:
         volumes.append({"name": "ca", "configMap": {"name": options.ca_config_map}})
-    volumes += [{"name": _store(each), **_volume(each)} for each in options.stores]
     if profile.token_audience:
         token = {"audience": profile.token_audience, "expirationSeconds": 3600, "path": "token"}
         volumes.append({"name": "store-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
@@ -148,16 +146,6 @@ def _folder(folder: options_module.Folder) -> Json:
     if folder.claim:
         return {"persistentVolumeClaim": {"claimName": folder.claim, "readOnly": True}}
     return {"hostPath": {"path": folder.host_path, "type": "Directory"}}
-
-
-def _store(store: options_module.Store) -> str:
-    return f"store-{store.name}"
-
-
-def _volume(store: options_module.Store) -> Json:
-    if store.claim:
-        return {"persistentVolumeClaim": {"claimName": store.claim, "readOnly": True}}
-    return {"hostPath": {"path": store.host_path, "type": "Directory"}}
 
 
 def models_bytes(options: options_module.Options, worker: resources.WorkerSpec) -> int:
