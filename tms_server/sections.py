@@ -49,6 +49,9 @@ class Tls(Section):
     managed: bool = Field(
         default=False, description="make a CA and certificates, keep them in Kubernetes and renew them; no files needed"
     )
+    names: tuple[str, ...] = Field(
+        default=(), description="further names and addresses that clients dial, for managed certificates"
+    )
     certificate: pathlib.Path | None = Field(default=None, description="PEM file of the server's certificate chain")
     key: pathlib.Path | None = Field(default=None, description="PEM file of its key")
     ca: pathlib.Path | None = Field(
@@ -72,6 +75,8 @@ class Tls(Section):
             raise ValueError("sidecar_certificate and sidecar_key are needed with client_ca")
         if self.certificate is None and self.client_ca is not None:
             raise ValueError("client_ca needs certificate and key")
+        if self.names and not self.managed:
+            raise ValueError("names are for managed certificates: set managed, or leave them out")
         if self.managed and self.certificate is not None:
             raise ValueError("managed and certificate exclude each other: give files, or let the server make them")
         return self

@@ -37,8 +37,14 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
             each: {"enabled": True} for each in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
         }
     },
-    "own-certificate": {"tls": {"mode": "secret", "secretName": "tms-tls", "caBundle": "-----BEGIN CERTIFICATE-----"}},
-    "cert-manager": {"tls": {"mode": "certManager", "certManager": {"issuerRef": {"name": "company"}}}},
+    "own-certificate": {"tls": {"mode": "secret", "secretName": "tms-tls"}},
+    "cert-manager": {
+        "tls": {
+            "names": ["tms.example", "192.0.2.7"],
+            "mode": "certManager",
+            "certManager": {"issuerRef": {"name": "company"}},
+        }
+    },
     "plain": {"tls": {"mode": "off"}, "metricsApi": {"enabled": False}},
     "no-metrics-api": {"metricsApi": {"enabled": False}},
     "no-nodes": {"rbac": {"nodes": False}},

@@ -21,7 +21,7 @@ FOREIGN = {
     "PodMonitor": {"namespaceSelector", "selector", "podMetricsEndpoints"},
     "PrometheusRule": {"groups"},
     "Certificate": {
-        "secretName", "duration", "renewBefore", "usages", "privateKey", "dnsNames", "issuerRef",
+        "secretName", "duration", "renewBefore", "usages", "privateKey", "dnsNames", "ipAddresses", "issuerRef",
     },
 }  # fmt: skip
 
@@ -140,6 +140,12 @@ def test_a_database_url_stays_out_of_everything_but_secrets() -> None:
     assert int(used["metadata"]["annotations"][weight]) < int(job["metadata"]["annotations"][weight])
 
 
+def test_a_certificate_has_the_names_that_clients_dial() -> None:
+    made = charts.only(charts.render(MATRIX["cert-manager"]), "Certificate", "tms")["spec"]
+    assert {"tms.serving.svc", "localhost", "tms.example"} <= set(made["dnsNames"])
+    assert made["ipAddresses"] == ["127.0.0.1", "192.0.2.7"]
+
+
 def test_the_api_alone_is_shown_to_the_outside() -> None:
     for choice in ("node-port", "load-balancer"):
         objects = charts.render(MATRIX[choice])
@@ -183,7 +189,6 @@ def test_two_releases_share_no_name() -> None:
         ({"database": {"url": "mysql://db/tms"}}, ("database.url", "postgresql://")),
         ({"tls": {"mode": "secret"}}, ("tls.secretName", "ca.crt")),
         ({"tls": {"mode": "certManager"}}, ("tls.certManager.issuerRef.name",)),
-        ({"tls": {"mode": "off"}}, ("metricsApi.enabled", "tls.mode")),
         ({"service": {"nodePort": 30000}}, ("service.nodePort", "NodePort")),
         ({"service": {"loadBalancerClass": "x"}}, ("service.loadBalancerClass",)),
         ({"pools": {"a": {"profile": "b"}}}, ("pools.a.profile", "profiles.b")),
@@ -223,3 +228,9 @@ def _database(pod: Object) -> dict[str, str]:
     (variable,) = (each for each in pod["containers"][0]["env"] if each["name"] == "TMS_DATABASE_URL")
     found: dict[str, str] = variable["valueFrom"]["secretKeyRef"]
     return found
+
+
+def test_names_that_clients_dial_reach_the_server(tmp_path: pathlib.Path) -> None:
+    told = charts.told(charts.render({"tls": {"names": ["tms.example", "192.0.2.7"]}}), tmp_path)
+    assert told.tls.managed
+    assert told.tls.names == ("tms.example", "192.0.2.7")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.unit.deploy import charts
 from tms_server.backends.kubernetes import kinds
-from tms_server.metrics_api import certificates, registration
+from tms_server.metrics_api import registration
 
 Right = tuple[str, str, str]
 
@@ -18,7 +18,13 @@ def test_the_role_grants_exactly_what_the_backend_does() -> None:
     assert set(_rights(role, named=False)) == backend | {("create", "", "configmaps")}
     assert set(_rights(role, named=True)) == {("get", "", "configmaps"), ("patch", "", "configmaps")}
     (named,) = (each for each in role["rules"] if "resourceNames" in each)
-    assert named["resourceNames"] == [certificates.CONFIG_MAP]
+    assert named["resourceNames"] == ["tms-ca"]
+
+
+def test_without_certificates_of_its_own_it_keeps_no_authority() -> None:
+    own = {"tls": {"mode": "secret", "secretName": "mine"}, "metricsApi": {"enabled": False}}
+    role = charts.only(charts.render(own), "Role", "tms")
+    assert "configmaps" not in [resource for rule in role["rules"] for resource in rule["resources"]]
 
 
 def test_nodes_are_read_only_where_the_administrator_says_so() -> None:
@@ -59,7 +65,7 @@ def test_with_workers_elsewhere_the_servers_own_namespace_grants_its_certificate
     assert own["metadata"]["namespace"] == charts.NAMESPACE
     assert set(_rights(own, named=False)) == {("create", "", "secrets")}
     (named,) = (each for each in own["rules"] if "resourceNames" in each)
-    assert named["resourceNames"] == [certificates.SECRET]
+    assert named["resourceNames"] == ["tms-serving"]
     assert charts.only(objects, "Role", "tms")["metadata"]["namespace"] == "gpu-workers"
 
 

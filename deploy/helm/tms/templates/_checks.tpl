@@ -14,12 +14,6 @@ made of values that cannot be meant. */ -}}
 {{- if and (eq .Values.tls.mode "certManager") (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: needed with tls.mode certManager" -}}
 {{- end -}}
-{{- if and (eq .Values.tls.mode "off") .Values.metricsApi.enabled -}}
-{{- fail "metricsApi.enabled: the Kubernetes API server speaks TLS only; set tls.mode, or metricsApi.enabled to false" -}}
-{{- end -}}
-{{- if and .Values.metricsApi.enabled .Values.metricsApi.register (not .Values.rbac.create) (eq .Values.tls.mode "secret") (not (include "tms.caBundle" .)) -}}
-{{- fail "tls.caBundle: needed with tls.mode secret where the Secret cannot be read now" -}}
-{{- end -}}
 {{- if and .Values.service.nodePort (ne .Values.service.type "NodePort") -}}
 {{- fail (printf "service.nodePort: has no meaning with service.type %s; set service.type to NodePort" .Values.service.type) -}}
 {{- end -}}

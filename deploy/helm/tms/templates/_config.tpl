@@ -51,7 +51,10 @@
 
 {{- /* What the chart decides; .Values.settings cannot say these keys (values.schema.json). */ -}}
 {{- define "tms.config" -}}
-{{- $tls := dict "managed" (eq .Values.tls.mode "managed") -}}
+{{- $tls := dict "managed" false -}}
+{{- if eq .Values.tls.mode "managed" -}}
+{{- $tls = dict "managed" true "names" .Values.tls.names -}}
+{{- end -}}
 {{- if or (eq .Values.tls.mode "secret") (eq .Values.tls.mode "certManager") -}}
 {{- $directory := include "tms.tlsDirectory" . -}}
 {{- $tls = dict "certificate" (printf "%s/tls.crt" $directory) "key" (printf "%s/tls.key" $directory) "ca" (printf "%s/ca.crt" $directory) -}}

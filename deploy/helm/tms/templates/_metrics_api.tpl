@@ -18,13 +18,3 @@
 {{- define "tms.registersMetrics" -}}
 {{- if and .Values.metricsApi.enabled .Values.metricsApi.register (not (include "tms.metricsApiOwner" .)) -}}true{{- end -}}
 {{- end -}}
-
-{{- /* The CA of an own certificate, in base64: given, or read from its Secret. */ -}}
-{{- define "tms.caBundle" -}}
-{{- if .Values.tls.caBundle -}}
-{{- .Values.tls.caBundle | b64enc -}}
-{{- else if eq .Values.tls.mode "secret" -}}
-{{- $secret := lookup "v1" "Secret" .Release.Namespace .Values.tls.secretName -}}
-{{- if $secret -}}{{- index ($secret.data | default dict) "ca.crt" | default "" -}}{{- end -}}
-{{- end -}}
-{{- end -}}

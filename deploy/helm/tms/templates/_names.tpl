@@ -81,5 +81,5 @@ metadata:
 {{- end -}}
 
 {{- /* Objects that the server makes for its own certificates: their names are its own choice. */ -}}
-{{- define "tms.managedSecret" -}}tms-serving{{- end -}}
-{{- define "tms.caConfigMap" -}}tms-ca{{- end -}}
+{{- define "tms.managedSecret" -}}{{ include "tms.fullname" . }}-serving{{- end -}}
+{{- define "tms.caConfigMap" -}}{{ include "tms.fullname" . }}-ca{{- end -}}
