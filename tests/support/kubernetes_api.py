@@ -76,6 +76,7 @@ class Cluster:
         self._changed = asyncio.Event()
         self._applied: dict[tuple[Key, str], Json] = {}
         self._serial = 0
+        self._run_of_server = 0
 
     # What happens to objects.
 
@@ -131,8 +132,8 @@ class Cluster:
 
     def compact(self) -> None:
         """Forgets history: watches from before are told 410."""
-        self._oldest = self._revision + 1
         self._revision += 1
+        self._oldest = self._revision
         self._history.clear()
 
     def say(self, pod: str, container: str, line: str) -> None:
@@ -197,11 +198,12 @@ class Cluster:
 
     async def watched(self, plural: str, namespace: str, query: Json) -> AsyncIterator[Json]:
         after = int(query["resourceVersion"])
-        if after < self._oldest - 1:
+        if after < self._oldest:
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             yield {"type": "ERROR", "object": status}
             return
-        while not self.down:
+        run = self._run_of_server
+        while run == self._run_of_server:
             changed = self._changed
             for each in [each for each in self._history if each.revision > after]:
                 after = each.revision
@@ -228,6 +230,7 @@ class Cluster:
     def restart(self, *, down: bool) -> None:
         """The API server goes away, with its connections, or comes back."""
         self.down = down
+        self._run_of_server += 1
         self._wake()
 
     def _store(self, plural: str, known: Json | None, found: Json) -> Json:
@@ -482,7 +485,7 @@ def _restart_worker(pod: Json) -> None:
     status["containerStatuses"] = [_container("worker", pod["metadata"]["name"], restarts)]
 
 
-def waiting(reason: str, message: str = "", **last: Any) -> Json:
+def waiting(reason: str, message: str = "", /, **last: Any) -> Json:
     """Status of a pod whose worker does not run, as a kubelet writes it."""
     return {
         "phase": "Pending",
