@@ -79,6 +79,7 @@ class Agent:
         self._touched: set[str] = set()
         self._gone: dict[str, values.ModelKey] = {}
         self._latch = readiness.Latch()
+        self._heard = False
         self._fetching: dict[str, tuple[threading.Event, fetch.Progress]] = {}
         self._delays: dict[values.ModelKey, backoff.Backoff] = {}
         self._health = health.Health()
@@ -93,7 +94,7 @@ class Agent:
         restored = await self._parts.memory.restore()
         self._cache_bytes = await asyncio.to_thread(self._parts.store.size_bytes)
         if restored.version > self._desired.version:
-            self._desired = restored
+            self._desired, self._heard = restored, True
         self._spawn(self._watch())
         while True:
             self._passed_s = asyncio.get_running_loop().time()
@@ -135,7 +136,7 @@ class Agent:
             log.info("desired.stale", epoch=wanted.epoch, generation=wanted.generation)
             return
         newer = wanted.version > self._desired.version
-        self._desired = wanted
+        self._desired, self._heard = wanted, True
         self._retry_at_once(lambda each: newer or each.reason == "NoCredentials")
         self._gone = {name: key for name, key in self._gone.items() if not newer}
         log.info("desired.accepted", epoch=wanted.epoch, generation=wanted.generation, models=len(wanted.models))
@@ -279,7 +280,8 @@ class Agent:
                 self._apply(action)
         if self._parts.addresses.sync(self._servings()):
             self.changed.set()
-        self._latch = readiness.advance(self._latch, self._desired, self._held)
+        if self._heard:
+            self._latch = readiness.advance(self._latch, self._desired, self._held)
 
     def _apply(self, action: desired_state.Action) -> None:
         match action:

@@ -100,12 +100,13 @@ class _Connection(asyncio.Protocol):
         if self._work or self._answered:
             return
         self._head_bytes += len(data)
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            self._refuse(431, f"a request here is smaller than {_MOST_HEAD_BYTES} bytes")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(400, "malformed HTTP")
-        if self._head_bytes > _MOST_HEAD_BYTES and not self._work:
-            self._refuse(431, f"a request here is smaller than {_MOST_HEAD_BYTES} bytes")
 
     def eof_received(self) -> bool:
         # A client may close its side and still wait for its answer.

@@ -42,8 +42,8 @@ class Verdict:
 
 
 def advance(latch: Latch, desired: values.Desired, held: Mapping[str, desired_state.Held]) -> Latch:
-    """The latch once this is desired and held. Nothing desired yet (version 0, 0) settles nothing."""
-    settled = latch.settled or (desired.version > (0, 0) and not unsettled(desired, held))
+    """The latch once this is desired, by a control plane that was heard at some time, and held."""
+    settled = latch.settled or not unsettled(desired, held)
     return Latch(settled, latch.routed or desired.routed)
 
 

@@ -46,6 +46,11 @@ class WorkerProcess:
                 raise AssertionError(f"ended with {code}: {(self._folder / 'worker.log').read_text()[-2000:]}")
         self._ports = json.loads(ready.read_text())
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """As a crash does it."""
         if self._process is not None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import pathlib
 import socket
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from sidecar import values
+from tests.support import onnx_models, v2_servers
+
+from .control_plane import PATIENCE_S, ControlPlane, Sidecar
 
 BUCKET = "models"
 ACCESS = {"access_key_id": "a-key-id-for-tests", "secret_access_key": "a-secret-for-tests", "region": "us-east-1"}
@@ -139,3 +145,39 @@ def model_of(directory: pathlib.Path, name: str = "digits") -> values.Model:
     said = "".join(f"{file.path}\0{file.size_bytes}\0{file.version}\n" for file in files)
     digest = hashlib.sha256(said.encode()).hexdigest()
     return values.Model(name=name, uri=directory.as_uri(), files=tuple(files), source_digest=digest)
+
+
+def scaled(source: pathlib.Path, name: str, factor: float = 2.0) -> values.Model:
+    return model_of(onnx_models.put(source, name, onnx_models.scale(factor)), name)
+
+
+def ask(port: int, model: str, *, name: str = "INPUT") -> Any:
+    body = {"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{model}/infer", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        return json.load(answer)["outputs"][0]["data"]
+
+
+@pytest.fixture
+def worker(tmp_path: pathlib.Path) -> Iterator[v2_servers.WorkerProcess]:
+    made = v2_servers.WorkerProcess(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+async def control() -> AsyncIterator[ControlPlane]:
+    made = ControlPlane()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def sidecar(
+    tmp_path: pathlib.Path, control: ControlPlane, worker: v2_servers.WorkerProcess
+) -> AsyncIterator[Sidecar]:
+    made = Sidecar(tmp_path, control, worker)
+    yield made
+    await made.kill()

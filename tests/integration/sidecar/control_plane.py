@@ -89,6 +89,11 @@ class ControlPlane(agent_pb2_grpc.AgentsServicer):
             self.desired.endpoints.add(endpoint=message(serving.endpoint), models=serving.models)
         await self._tell()
 
+    async def route(self) -> None:
+        """Clients are led to the sidecar's worker."""
+        self.desired.routed = True
+        await self._tell()
+
     async def say(self, desired: agent_pb2.Desired) -> None:
         self.desired = desired
         await self._tell()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import pathlib
 import signal
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import grpc
 import pytest
@@ -18,49 +14,13 @@ from protos.tms.v1 import agent_pb2
 from sidecar import s3, values
 from tests.support import onnx_models, v2_servers
 
-from .conftest import ACCESS, Cutter, Store, model_of
+from .conftest import ACCESS, Cutter, Store, ask, model_of, scaled
 from .control_plane import PATIENCE_S, READY, TOKEN, ControlPlane, Sidecar, desired, message, serving, states
-
-
-@pytest.fixture
-def worker(tmp_path: pathlib.Path) -> Iterator[v2_servers.WorkerProcess]:
-    made = v2_servers.WorkerProcess(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
-async def control() -> AsyncIterator[ControlPlane]:
-    made = ControlPlane()
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-async def sidecar(
-    tmp_path: pathlib.Path, control: ControlPlane, worker: v2_servers.WorkerProcess
-) -> AsyncIterator[Sidecar]:
-    made = Sidecar(tmp_path, control, worker)
-    yield made
-    await made.kill()
 
 
 @pytest.fixture
 def source(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "source"
-
-
-def scaled(source: pathlib.Path, name: str, factor: float = 2.0) -> values.Model:
-    return model_of(onnx_models.put(source, name, onnx_models.scale(factor)), name)
-
-
-def ask(port: int, model: str, *, name: str = "INPUT") -> Any:
-    body = {"inputs": [{"name": name, "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/{model}/infer", json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-        return json.load(answer)["outputs"][0]["data"]
 
 
 def is_serving(report: agent_pb2.Report, wanted: values.Serving) -> bool:

@@ -53,7 +53,7 @@ def follow(latch: readiness.Latch, step: Step) -> readiness.Latch:
 
 
 def is_settled(step: Step) -> bool:
-    return step.desired.generation > 0 and all(
+    return all(
         each.name in step.held and step.held[each.name].key == each.key and step.held[each.name].phase in OVER
         for each in step.desired.models
     )
