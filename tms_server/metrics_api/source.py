@@ -70,7 +70,7 @@ class LeaseSource:
         if not asked:
             return
         keys = [model.key for model in bundle.models(served.lease)]
-        expected = sum(_routed(self.live, self.backend, each, served.lease.id) for each in served.groups)
+        expected = usage_module.led_to(self.live, self.backend, served.groups, served.lease.id)
         of = signals.serving(keys, self.usage.of(served.groups), now, expected=expected, window=self.window)
         for labels in asked:
             metric = lease.ScalingMetric(kind=kind, target_milli=1, quantile_permille=int(labels.get(QUANTILE, 0)))
@@ -99,12 +99,3 @@ def _labels(named: Mapping[str, str], kind: lease.MetricKind) -> list[dict[str, 
     if kind is not lease.MetricKind.LATENCY:
         return [dict(named)]
     return [{**named, QUANTILE: str(each)} for each in QUANTILES]
-
-
-def _routed(
-    known: live_module.Live, backend: backend_module.Backend, group_id: ids.GroupId, lease_id: ids.LeaseId
-) -> int:
-    """Workers of a group that clients of the lease are led to, heard of or not."""
-    observed = known.observed(group_id)
-    replicas = observed.replicas if observed is not None else ()
-    return sum(each.ready and lease_id in backend.routed(ids.WorkerId(group_id, each.id)) for each in replicas)

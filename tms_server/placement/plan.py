@@ -111,7 +111,9 @@ class _Pass:
         candidate = booking.candidate(asked, placement.worker, self._index.known)
         if (why := feasible.impossible(candidate, capacity_bytes, alone=True)) is not None:
             return report.Failed(lease_id=asked.id, reason=report.CANNOT_FIT, message=why)
-        return self._place(candidate, self._start(asked.namespace, placement.worker, None), 0)
+        least = asked.spec.autoscaling.min_replicas if asked.spec.autoscaling is not None else 1
+        started = self._start(asked.namespace, placement.worker, None, max(placement.replicas, least))
+        return self._place(candidate, started, 0)
 
     def _pooled(self, asked: lease.Lease, home: pool.Pool, copy: int) -> report.Decision:
         candidate = booking.candidate(asked, home.spec.worker, self._index.known)
@@ -174,7 +176,9 @@ class _Pass:
         self._changes[changed.id] = report.GroupChange(group=changed, expected_generation=expected)
         return changed
 
-    def _start(self, namespace: ids.Namespace, spec: resources.WorkerSpec, home: pool.Pool | None) -> booking.Book:
+    def _start(
+        self, namespace: ids.Namespace, spec: resources.WorkerSpec, home: pool.Pool | None, replicas: int = 1
+    ) -> booking.Book:
         """A new, empty worker: of a pool, or the lease's own."""
         started = group.WorkerGroup(
             id=self._ids.group(),
@@ -187,6 +191,7 @@ class _Pass:
             generation=1,
             token=self._ids.token(),
             created_at=self._now,
+            replicas=replicas,
         )
         self._changes[started.id] = report.GroupChange(group=started, expected_generation=None)
         if home is not None:

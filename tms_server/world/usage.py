@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 
 from tms_server.autoscale import window
 from tms_server.model import bundle, group, ids
+from tms_server.ports import backend as backend_module
+from tms_server.world import live
 
 
 class Usage:
@@ -23,6 +25,8 @@ class Usage:
         """Follows the workers; reports that are known already change nothing."""
         for report in reports:
             before = self._tracks.get(report.worker)
+            if before is not None and before.last is report:
+                continue
             track = window.follow(before, report)
             self._tracks[report.worker] = track
             for key, took in track.loads.items():
@@ -42,3 +46,12 @@ class Usage:
         tracks = self._tracks.items()
         self._tracks = {key: each for key, each in tracks if key.group_id in groups and each.last.received_at > start}
         self._loads = {key: took for key, took in self._loads.items() if key in keys}
+
+
+def led_to(
+    known: live.Live, backend: backend_module.Backend, groups: Iterable[ids.GroupId], lease_id: ids.LeaseId
+) -> int:
+    """Workers of these groups that clients of the lease are led to, heard of or not."""
+    observed = ((each, known.observed(each)) for each in groups)
+    replicas = ((key, replica) for key, found in observed if found is not None for replica in found.replicas)
+    return sum(each.ready and lease_id in backend.routed(ids.WorkerId(key, each.id)) for key, each in replicas)
