@@ -1,0 +1,120 @@
+"""The examples are what they say: values that the chart takes, objects that Kubernetes takes, commands that exist."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]  # theirs
+import pytest
+import typer.main
+import yaml
+
+from deploy.images import locks
+from tests.unit.deploy import charts
+from tmsctl import app, config, leasefile
+
+EXAMPLES = locks.ROOT / "examples" / "kubernetes"
+VALUES = sorted([*EXAMPLES.glob("values*.yaml"), EXAMPLES / "kind" / "values.yaml"])
+TEXTS = [EXAMPLES / "README.md", EXAMPLES / "ci" / "acquire-release.sh", locks.ROOT / "docs" / "install.md"]
+FOREIGN = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+
+
+def _yaml(file: pathlib.Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+@pytest.mark.parametrize("file", VALUES, ids=lambda file: str(file.relative_to(EXAMPLES)))
+def test_the_chart_takes_every_file_of_values(file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (values,) = _yaml(file)
+    objects = charts.render(values)
+    for each in objects:
+        if each["kind"] not in FOREIGN:
+            kubernetes_validate.validate(each, "1.36.0", strict=True)
+    assert charts.told(objects, tmp_path).backend == "kubernetes"
+
+
+def test_every_file_of_yaml_is_looked_at() -> None:
+    known = {*VALUES, EXAMPLES / "kind" / "cluster.yaml", EXAMPLES / "ci" / "job.yaml", EXAMPLES / "lease.yaml"}
+    assert set(EXAMPLES.rglob("*.yaml")) == known
+
+
+def test_the_job_is_what_kubernetes_takes_under_the_restricted_standard() -> None:
+    job, target = _yaml(EXAMPLES / "ci" / "job.yaml")
+    for each in (job, target):
+        kubernetes_validate.validate(each, "1.36.0", strict=True)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {each["name"] for each in pod["containers"][0]["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+    targets = config.parse(target["data"]["targets.toml"])
+    assert targets.by_name[targets.used].address == "tms.tms.svc:30345"
+    assert targets.by_name[targets.used].ca.startswith("/ca/")
+
+
+def test_the_job_calls_tmsctl_as_it_is_called() -> None:
+    job, _ = _yaml(EXAMPLES / "ci" / "job.yaml")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"] == ["tmsctl", "run"]
+    own = container["args"][: container["args"].index("--")]
+    assert {each.partition("=")[0] for each in own} <= _options(["run"])
+
+
+def test_kinds_node_leads_to_the_port_and_the_folder_that_the_values_name() -> None:
+    (cluster,), (values,) = _yaml(EXAMPLES / "kind" / "cluster.yaml"), _yaml(EXAMPLES / "kind" / "values.yaml")
+    control_plane, worker = cluster["nodes"]
+    assert control_plane["extraPortMappings"][0]["containerPort"] == values["service"]["nodePort"]
+    assert worker["extraMounts"][0]["containerPath"] == values["repositories"]["models"]["host_path"]
+
+
+def test_the_lease_is_one_that_tmsctl_takes() -> None:
+    request = leasefile.parse((EXAMPLES / "lease.yaml").read_text(), EXAMPLES)
+    assert request.autoscaling.max_replicas > 1
+
+
+def test_the_script_is_a_script() -> None:
+    subprocess.run(["bash", "-n", str(EXAMPLES / "ci" / "acquire-release.sh")], check=True)
+    assert (EXAMPLES / "ci" / "acquire-release.sh").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
+def test_every_command_that_is_shown_exists_with_its_options(file: pathlib.Path) -> None:
+    shown = list(_commands(file.read_text()))
+    assert shown
+    for words in shown:
+        path = [word for word in words if not word.startswith("-")]
+        options = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+        assert options <= _options(path), " ".join(words)
+
+
+@pytest.mark.parametrize("file", [*TEXTS[::2]], ids=lambda file: file.name)
+def test_every_link_leads_somewhere(file: pathlib.Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", file.read_text()):
+        if "://" not in link:
+            assert (file.parent / link).exists(), link
+
+
+def test_toml_in_the_guide_is_toml() -> None:
+    for block in re.findall(r"```toml\n(.*?)```", TEXTS[2].read_text(), re.DOTALL):
+        assert tomllib.loads(block)
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """The words of each call of tmsctl, up to what ends it."""
+    for call in re.findall(r"(?<![\w.-])tmsctl ([a-z][^\n|;&)`>]*)", text.replace("\\\n", " ")):
+        yield call.replace('"', "").split()
+
+
+def _options(path: list[str]) -> set[str]:
+    """Options of the command that the words lead to."""
+    command = typer.main.get_command(app.app)
+    for word in path:
+        inner = getattr(command, "commands", {})  # typer's groups are not click's
+        if word not in inner:
+            break
+        command = inner[word]
+    return {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help", "--"}
