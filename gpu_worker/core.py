@@ -143,7 +143,7 @@ class Core(border.Engine):
         return True
 
     def ready(self) -> bool:
-        if not self._started or self._stopping:
+        if not self._started or self._stopping or self._all_leave:
             return False
         return not self._options.strict_readiness or all(self._models.ready(name, "") for name in self._expected)
 

@@ -244,6 +244,11 @@ class Connection(asyncio.Protocol):
         return not (self._incoming or self._answering or self._waiting or self._ended)
 
     @property
+    def idle_since_s(self) -> float:
+        """When the connection fell idle, on the loop's clock; infinite while it is not."""
+        return self.deadline - self._limits.idle_timeout_s if self.idle else math.inf
+
+    @property
     def target(self) -> bytes:
         """What was asked for last; empty before the first request."""
         return self._target

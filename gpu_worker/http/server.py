@@ -18,6 +18,8 @@ from gpu_worker.http import messages, protocol
 from gpu_worker.wire import intake as wire_intake
 
 _QUIET_S, _LOOK_S = 0.25, 0.05
+# Who asks more often than that hears with an answer that the connection ends, which no client can take for a failure.
+_IDLE_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +145,6 @@ class Server:
         for connection in tuple(self._connections):
             if connection.deadline <= now:
                 connection.expire()
-            elif connection.idle and self._application.leaving(connection.target):
+            elif connection.idle_since_s + _IDLE_S <= now and self._application.leaving(connection.target):
                 connection.end_when_idle()
         self._sweeper = loop.call_later(self.limits.sweep_s, self._sweep)
