@@ -19,10 +19,11 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from tms_server import clock as clock_module
+from tms_server import cluster, wiring
 from tms_server import loops as loops_module
 from tms_server import settings as settings_module
-from tms_server import wiring
 from tms_server.api import server as server_module
+from tms_server.backends.kubernetes import backend as pods
 from tms_server.backends.processes import backend as processes
 from tms_server.model import errors, ids, pool
 from tms_server.observability import listener
@@ -78,6 +79,9 @@ def outside(settings: settings_module.Settings) -> Outside:
     async def open_backend(
         chosen: settings_module.Settings, installation: ids.InstallationId, dial: str
     ) -> backend_module.Backend:
+        if chosen.backend == "kubernetes":
+            shapes = wiring.pod_options(chosen, installation, dial, cluster.own_namespace())
+            return await pods.KubernetesBackend.open(shapes, wiring.connection(chosen), clock)
         return await processes.ProcessBackend.open(wiring.process_options(chosen, installation, dial), clock)
 
     declared = [wiring.repository(name, each) for name, each in settings.repositories.items()]
@@ -95,6 +99,17 @@ class Bound:
 
     api: str
     metrics: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What a server that serves has opened."""
+
+    store: store_module.Store
+    server: server_module.Server
+    backend: backend_module.Backend
+    around: cluster.Cluster | None
+    bound: Bound
 
 
 class App:
@@ -119,26 +134,57 @@ class App:
         """Serves. Raises what kept the server from starting or made it die."""
         settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
-            store = await sql.SqlStore.open(settings.database, self._outside.clock, RandomIds().installation)
+            options = sql.Options(migrate=settings.migrate_at_start)
+            store = await sql.SqlStore.open(settings.database, self._outside.clock, RandomIds().installation, options)
             stack.push_async_callback(store.close)
-            server = server_module.Server(settings.api.address, settings.api.port, wiring.tls(settings), self._metrics)
+            around = await self._open_cluster(stack)
+            tls = around.shown if around is not None and settings.tls.managed else wiring.tls(settings)
+            server = server_module.Server(settings.api.address, settings.api.port, tls, self._metrics)
             stack.push_async_callback(server.stop, 0.0)
             installation = await store.read(lambda reader: reader.installation())
             dial = f"{settings.dial_host}:{server.port}"
             backend = await self._outside.open_backend(settings, installation.id, dial)
             stack.push_async_callback(backend.close)
             metrics_address = self._listen(stack)
-            await self._serve(store, server, backend, Bound(api=server.address, metrics=metrics_address))
+            opened = _Opened(
+                store=store,
+                server=server,
+                backend=backend,
+                around=around,
+                bound=Bound(api=server.address, metrics=metrics_address),
+            )
+            await self._serve(opened)
 
-    async def _serve(
-        self,
-        store: store_module.Store,
-        server: server_module.Server,
-        backend: backend_module.Backend,
-        bound: Bound,
-    ) -> None:
-        known = await self._recover(store)
-        work = parts.Parts(
+    async def _open_cluster(self, stack: contextlib.AsyncExitStack) -> cluster.Cluster | None:
+        if self._settings.backend != "kubernetes":
+            return None
+        opened = await cluster.Cluster.open(self._settings, self._outside.clock)
+        stack.push_async_callback(opened.close)
+        return opened
+
+    async def _serve(self, opened: _Opened) -> None:
+        work = self._parts(opened, await self._recover(opened.store))
+        use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
+        if opened.around is not None:
+            await opened.around.serve(work)
+        async with asyncio.TaskGroup() as tasks:
+            loops = loops_module.Loops(self._settings, work, use_cases.agents, tasks)
+            stop_listening = opened.store.subscribe(work.changed.notify)
+            running = loops.start(opened.around.passes() if opened.around is not None else ())
+            await opened.server.start(use_cases)
+            self._announce(opened.bound)
+            await self._stopping.wait()
+            stop_listening()
+            await self._wind_down(opened.server, work, use_cases.agents)
+            for task in (*running, *loops.spawned):
+                task.cancel()
+        with contextlib.suppress(errors.TmsError):
+            await loops.heartbeat()
+        log.info("server.stopped")
+
+    def _parts(self, opened: _Opened, known: live.Live) -> parts.Parts:
+        store, backend = opened.store, opened.backend
+        return parts.Parts(
             store=store,
             backend=backend,
             resolver=self._outside.resolver,
@@ -151,21 +197,6 @@ class App:
             lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),
             images=tuple(filter(None, (self._settings.kubernetes.worker_image, *self._settings.images))),
         )
-        use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
-        async with asyncio.TaskGroup() as tasks:
-            loops = loops_module.Loops(self._settings, work, use_cases.agents, tasks)
-            stop_listening = store.subscribe(work.changed.notify)
-            running = loops.start()
-            await server.start(use_cases)
-            self._announce(bound)
-            await self._stopping.wait()
-            stop_listening()
-            await self._wind_down(server, work, use_cases.agents)
-            for task in (*running, *loops.spawned):
-                task.cancel()
-        with contextlib.suppress(errors.TmsError):
-            await loops.heartbeat()
-        log.info("server.stopped")
 
     async def _recover(self, store: store_module.Store) -> live.Live:
         """Credits the outage and takes up what an earlier server knew, before anything can expire."""

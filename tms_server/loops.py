@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
+from tms_server import cluster
 from tms_server import settings as settings_module
 from tms_server.model import errors
 from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver, router
 from tms_server.services import agents, parts
+from tms_server.world import signal
+
+_LONGEST = dt.timedelta(hours=1)
 
 
 class Loops:
@@ -57,7 +61,8 @@ class Loops:
             self._loop("janitor", sweep),
             self._loop("agents", hub.push),
         ]
-        self._heard = [self._loop("reports", self._digest(digest))]
+        self._reports = self._loop("reports", self._digest(digest))
+        self._routers = []
         if work.backend.routes:
             lead = router.Router(
                 store=work.store,
@@ -67,18 +72,25 @@ class Loops:
                 lost_after=work.lost_after,
                 done=work.changed.notify,
             )
-            self._heard.append(self._loop("router", lead))
+            self._routers.append(self._loop("router", lead))
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
             self._loop("heartbeat", self.heartbeat, beat),
             self._loop("forgetter", forget, loop.Timing(interval=dt.timedelta(minutes=10))),
         ]
 
-    def start(self) -> list[asyncio.Task[None]]:
-        """Runs everything in the task group."""
-        each = (*self._changed, *self._heard, *self._timed)
+    def start(self, more: Iterable[cluster.Pass] = ()) -> list[asyncio.Task[None]]:
+        """Runs everything in the task group, passes of the surroundings among it."""
+        beside = [self._loop(each.name, each.work, loop.Timing(interval=_LONGEST)) for each in more]
+        each = (*self._changed, self._reports, *self._routers, *self._timed, *beside)
         running = [self._tasks.create_task(one.run(), name=one.name) for one in each]
-        wakers = (self._on_change(), self._on_report(), self._on_backend())
+        known = self._work.live
+        wakers = (
+            self._on(self._work.changed, *self._changed, self._reports, *self._routers),
+            self._on(known.changed, self._reports),
+            self._on(known.moved, *self._routers),
+            self._on_backend(),
+        )
         return [*running, *(self._tasks.create_task(waker) for waker in wakers)]
 
     def _loop(
@@ -113,21 +125,13 @@ class Loops:
 
         return work
 
-    async def _on_change(self) -> None:
+    async def _on(self, changed: signal.Signal, *woken: loop.Loop) -> None:
         with contextlib.suppress(errors.Unavailable):
             while True:
-                count = self._work.changed.count
-                for each in (*self._changed, *self._heard):
+                count = changed.count
+                for each in woken:
                     each.wake()
-                await self._work.changed.after(count)
-
-    async def _on_report(self) -> None:
-        with contextlib.suppress(errors.Unavailable):
-            while True:
-                count = self._work.live.changed.count
-                for each in self._heard:
-                    each.wake()
-                await self._work.live.changed.after(count)
+                await changed.after(count)
 
     async def _on_backend(self) -> None:
         async for _ in self._work.backend.watch():

@@ -100,6 +100,9 @@ class Kubernetes(sections.Section):
     dial: str = Field(default="", description="HOST:PORT that sidecars dial; empty: api.dial_host and api.port")
     worker_image: str = Field(default="", description="image of workers that name none")
     sidecar_image: str = Field(default="", description="image of the sidecar")
+    ca_config_map: str = Field(
+        default="", description="ConfigMap whose ca.crt sidecars check the server with; kept by itself with tls.managed"
+    )
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = Field(
         default="", description="imagePullPolicy; empty: Kubernetes' own rule"
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import pathlib
 from collections.abc import Mapping
 
 import structlog
 
-from tms_server import sections
+from tms_server import pods, sections
 from tms_server import settings as settings_module
 from tms_server.api import server as server_module
+from tms_server.backends.kubernetes import connect
+from tms_server.backends.kubernetes import options as pod_options_module
 from tms_server.backends.processes import options as process_options_module
 from tms_server.model import ids, lease, pool, resources
 from tms_server.repositories import options as repository_options
@@ -67,6 +70,65 @@ def process_options(
         stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
         stop_at_exit=settings.stop_workers_at_exit,
     )
+
+
+def pod_options(
+    settings: settings_module.Settings, installation: ids.InstallationId, dial: str, own_namespace: str
+) -> pod_options_module.Options:
+    """What the Kubernetes backend is made with; sidecars dial what the settings say, else the given HOST:PORT."""
+    chosen = settings.kubernetes
+    profiles = {pods.DEFAULT_PROFILE: pods.Profile(), **chosen.profiles}
+    return pod_options_module.Options(
+        namespace=chosen.namespace or own_namespace,
+        installation_id=installation,
+        dial=chosen.dial or dial,
+        sidecar_image=chosen.sidecar_image,
+        programs=_programs(chosen),
+        ca_config_map=f"{settings.metrics_api.service}-ca" if settings.tls.managed else chosen.ca_config_map,
+        profiles={name: _profile(each, chosen) for name, each in profiles.items()},
+        default_memory_bytes=settings.workers.memory_bytes,
+        folders=tuple(
+            pod_options_module.Folder(path=str(each.path), claim=each.claim, host_path=each.host_path)
+            for each in settings.repositories.values()
+            if each.volume
+        ),
+        margin_bytes=settings.workers.margin_bytes,
+        strict=chosen.strict,
+        drain_timeout_s=chosen.drain_timeout_s,
+        settle_s=chosen.settle_s,
+        writes_per_s=chosen.writes_per_s,
+    )
+
+
+def connection(settings: settings_module.Settings) -> connect.Connection:
+    """Which API server, and by which credentials."""
+    chosen = settings.kubernetes
+    return connect.Connection(
+        kubeconfig=pathlib.Path(chosen.kubeconfig) if chosen.kubeconfig else None, context=chosen.context
+    )
+
+
+def _programs(chosen: pods.Kubernetes) -> Mapping[str, pod_options_module.Program]:
+    ages = (
+        f"--grpc-max-connection-age={round(chosen.connection_age_s * 1000)}",
+        f"--http-max-connection-age-secs={chosen.connection_age_s:g}",
+    )
+    own = pod_options_module.Program(image=chosen.worker_image, args=(*pod_options_module.WORKER_ARGS, *ages))
+    others = {
+        name: pod_options_module.Program(image=each.image, command=each.command, args=each.args or own.args)
+        for name, each in chosen.programs.items()
+    }
+    return {process_options_module.DEFAULT_COMMAND: own, **others}
+
+
+def _profile(shape: pods.Profile, chosen: pods.Kubernetes) -> pod_options_module.Profile:
+    cache = pod_options_module.Cache(
+        size_bytes=shape.cache.size_bytes if shape.cache.kind == "empty_dir" else 0,
+        host_path=shape.cache.path if shape.cache.kind == "host_path" else "",
+        claim=shape.cache.claim if shape.cache.kind == "claim" else "",
+    )
+    given = {name: getattr(shape, name) for name in type(shape).model_fields if name != "cache"}
+    return pod_options_module.Profile(**given, cache=cache, image_pull_policy=chosen.image_pull_policy)
 
 
 def repository(name: str, chosen: sections.Repository) -> repository_options.Repository:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -36,6 +37,13 @@ class Tls:
     client_ca: pathlib.Path | None = None
 
 
+Pair = tuple[str, str]
+"""Certificate chain and key, as PEM."""
+
+Shown = Callable[[], Pair]
+"""Answers what new connections are shown; asked again for each of them."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UseCases:
     """All that can be asked of the control plane."""
@@ -54,7 +62,7 @@ class UseCases:
 class Server:
     """Bound when made, so that its port is known before what needs it exists; serves from `start` on."""
 
-    def __init__(self, host: str, port: int, tls: Tls | None, metrics: metrics_module.Metrics) -> None:
+    def __init__(self, host: str, port: int, tls: Tls | Shown | None, metrics: metrics_module.Metrics) -> None:
         """FailedPrecondition when the address cannot be bound or the files cannot be read."""
         options = [
             ("grpc.so_reuseport", 0),
@@ -96,11 +104,12 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
 
-    def _bind(self, address: str, tls: Tls | None) -> int:
+    def _bind(self, address: str, tls: Tls | Shown | None) -> int:
         try:
             if tls is None:
                 return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, _credentials(tls))
+            credentials = _credentials(tls) if isinstance(tls, Tls) else _changing(tls)
+            return self._server.add_secure_port(address, credentials)
         except (RuntimeError, OSError) as error:
             raise errors.FailedPrecondition(f"cannot listen on {address}: {error}") from error
 
@@ -112,3 +121,13 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )
+
+
+def _changing(shown: Shown) -> grpc.ServerCredentials:
+    """Follows a certificate that is renewed while the server runs."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        certificate, key = shown()
+        return grpc.ssl_server_certificate_configuration([(key.encode(), certificate.encode())])
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration)

@@ -13,6 +13,7 @@ from tms_server.ports import resolver as resolver_module
 from tms_server.ports import store as store_module
 from tms_server.world import live as live_module
 from tms_server.world import signal
+from tms_server.world import usage as usage_module
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Parts:
     live: live_module.Live
     metrics: metrics_module.Metrics
     changed: signal.Signal
+    usage: usage_module.Usage = dataclasses.field(default_factory=usage_module.Usage)
     resolve_bound: dt.timedelta = dt.timedelta(seconds=3)
     images: tuple[str, ...] = ()
     """Rules of the settings for images that may be asked for."""

@@ -22,6 +22,8 @@ class Live:
 
     def __init__(self) -> None:
         self.changed = signal.Signal()
+        self.moved = signal.Signal()
+        """Tells what `changed` tells, but for reports that say nothing new of what a worker can serve."""
         self.uses: dict[ids.LeaseId, dt.datetime] = {}
         """Last use of leases, newer than what is stored."""
         self.store_silent_since: dt.datetime | None = None
@@ -33,6 +35,7 @@ class Live:
         self._heard: dict[ids.WorkerId, group.GroupReport] = {}
         self._digested: dict[ids.WorkerId, group.GroupReport] = {}
         self._gone: dict[ids.WorkerId, dt.datetime] = {}
+        self._overheard: set[ids.WorkerId] = set()
         self._observed: dict[ids.GroupId, backend.Observed] = {}
         self._replicas: dict[ids.GroupId, dict[ids.WorkerId, backend.Replica]] = {}
         self._vanished: set[ids.WorkerId] = set()
@@ -44,19 +47,29 @@ class Live:
         self.warm_from = now
         for report in stored:
             self._keep(report)
+            self._overheard.add(report.worker)
             self._digested[report.worker] = report
             self._gone[report.worker] = now
 
     def hear(self, report: group.GroupReport) -> None:
         """A connected sidecar's report."""
-        self._keep(report)
-        self._gone.pop(report.worker, None)
-        self.changed.notify()
+        self._overheard.discard(report.worker)
+        self._take(report)
+
+    def overhear(self, report: group.GroupReport) -> None:
+        """The report of a sidecar that is connected to another server."""
+        self._overheard.add(report.worker)
+        self._take(report)
+
+    def own(self) -> tuple[group.GroupReport, ...]:
+        """Those of `reports` that were said to this server, which alone stores them."""
+        return tuple(each for each in self.reports() if each.worker not in self._overheard)
 
     def lose(self, worker: ids.WorkerId, now: dt.datetime) -> None:
         """The sidecar's stream has ended."""
         self._gone.setdefault(worker, now)
         self.changed.notify()
+        self.moved.notify()
 
     def heard(self, worker: ids.WorkerId) -> group.GroupReport | None:
         """The last report, connected or not."""
@@ -98,6 +111,7 @@ class Live:
         self._vanished = (self._vanished | before | silent) - present
         self._observed, self._replicas = seen, replicas
         self.changed.notify()
+        self.moved.notify()
         return True
 
     def observed(self, group_id: ids.GroupId) -> backend.Observed | None:
@@ -157,10 +171,25 @@ class Live:
             del self._troubles[group_id]
         self._speakers = {key: kept for key, each in self._speakers.items() if (kept := each & self._heard.keys())}
         self._vanished = {each for each in self._vanished if each.group_id in groups}
+        self._overheard &= self._heard.keys()
         for lease_id in [each for each in self.uses if each not in leases]:
             del self.uses[lease_id]
         return vanished
 
+    def _take(self, report: group.GroupReport) -> None:
+        before = self._heard.get(report.worker)
+        back = self._gone.pop(report.worker, None) is not None
+        self._keep(report)
+        self.changed.notify()
+        if back or before is None or _serving(before) != _serving(report):
+            self.moved.notify()
+
     def _keep(self, report: group.GroupReport) -> None:
         self._heard[report.worker] = report
         self._speakers.setdefault(report.group_id, set()).add(report.worker)
+
+
+def _serving(report: group.GroupReport) -> tuple[object, ...]:
+    """What a worker can serve."""
+    models = tuple((each.name, each.source_digest, each.config_digest, each.state) for each in report.models)
+    return report.epoch, report.generation, report.server_ready, models
