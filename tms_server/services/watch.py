@@ -150,11 +150,19 @@ class _Watch:
 
     def _note(self, stored: lease.Lease, sent: tuple[int, _Progress]) -> None:
         self._sent[stored.id] = sent
-        self._moving = self._moving | {stored.id} if stored.state in _MOVING else self._moving - {stored.id}
+        moves = stored.state in _MOVING or (stored.state is lease.LeaseState.ACTIVE and _has_replicas(stored))
+        self._moving = self._moving | {stored.id} if moves else self._moving - {stored.id}
         if stored.state.ended:
             self._ended |= {stored.id}
             del self._sent[stored.id]
 
 
+def _has_replicas(stored: lease.Lease) -> bool:
+    """Whether the number of those that answer says something that its state does not."""
+    placement = stored.spec.placement
+    return stored.spec.autoscaling is not None or (isinstance(placement, lease.Dedicated) and placement.replicas > 1)
+
+
 def _progress(view: views.LeaseView) -> _Progress:
-    return tuple((each.state, each.reason, each.message, each.fetched_bytes) for each in view.models)
+    loads = tuple((each.state, each.reason, each.message, each.fetched_bytes) for each in view.models)
+    return *loads, ("replicas", "", str(view.wanted_replicas), view.ready_replicas)
