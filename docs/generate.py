@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, chart, cli, lease_states, metrics, settings, worker
+from docs.pages import api, chart, cli, lease_states, metrics, settings, sidecar, worker
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGES = {
@@ -15,6 +15,7 @@ PAGES = {
     "lease-states.md": lease_states.text,
     "metrics.md": metrics.text,
     "settings.md": settings.text,
+    "sidecar-flags.md": sidecar.text,
     "worker-flags.md": worker.text,
 }
 

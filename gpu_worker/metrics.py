@@ -23,11 +23,13 @@ log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _REMEMBERED = 1000
-_LATENCY = "tms_inference_request_duration_seconds"
+LATENCY = "tms_inference_request_duration_seconds"
+LATENCY_WORDS = "Time of successful requests from their arrival to their answer, in seconds"
+FAILURE_WORDS = "Number of failed inference requests"
 _LATENCY_BOUNDS = (*(f"{bound / 1e6:g}" for bound in statistics.LATENCY_BOUNDS_US), "+Inf")
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
-_PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
+PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
     (
         "nv_inference_request_success",
         "counter",
@@ -162,7 +164,7 @@ class Metrics:
             self._failures[of.name, of.version] = of.failures
         while len(self._failures) > max(_REMEMBERED, len(found)):
             del self._failures[next(iter(self._failures))]
-        yield _head("nv_inference_request_failure", "counter", "Number of failed inference requests")
+        yield _head("nv_inference_request_failure", "counter", FAILURE_WORDS)
         for (name, version), failures in sorted(self._failures.items()):
             for reason in _REASONS:
                 labels = {"model": name, "version": version, "reason": reason}
@@ -171,21 +173,21 @@ class Metrics:
 
 def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
     versions = list(found)
-    for family, kind, words, value in _PER_MODEL:
+    for family, kind, words, value in PER_MODEL:
         yield _head(family, kind, words)
         for of in versions:
             yield _line(family, {"model": of.name, "version": of.version}, value(of))
 
 
 def _latency(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
-    yield _head(_LATENCY, "histogram", "Time of successful requests from their arrival to their answer, in seconds")
+    yield _head(LATENCY, "histogram", LATENCY_WORDS)
     for of in found:
         labels = {"model": of.name, "version": of.version}
         counts = list(itertools.accumulate(of.latency))
         for bound, count in zip(_LATENCY_BOUNDS, counts, strict=True):
-            yield _line(f"{_LATENCY}_bucket", {**labels, "le": bound}, count)
-        yield _line(f"{_LATENCY}_sum", labels, of.success.ns / 1e9)
-        yield _line(f"{_LATENCY}_count", labels, counts[-1])
+            yield _line(f"{LATENCY}_bucket", {**labels, "le": bound}, count)
+        yield _line(f"{LATENCY}_sum", labels, of.success.ns / 1e9)
+        yield _line(f"{LATENCY}_count", labels, counts[-1])
 
 
 def _readings(readings: Iterable[machine.Reading]) -> Iterable[str]:

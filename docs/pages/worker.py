@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from docs.pages import markdown
-from gpu_worker import flags
+from gpu_worker import flags, metrics
+
+_LEAVING = """\
+## Leaving
+
+`POST /v2/repository/models/NAME/leave` (with the control token, where there is one) sends the clients of a model elsewhere
+before it is unloaded: it serves as before, each answer ends its connection (`Connection: close`), and connections that
+stay idle for a second are closed, until the model is loaded again. `POST /v2/repository/leave` does so for all. An unload
+and a signal to stop begin with it; what clients ask before they have heard of it is still answered. gRPC connections end
+at their age: without `--grpc-max-connection-age` a call that arrives in the very moment of stopping can be cancelled.
+"""
 
 
 def text() -> str:
@@ -24,7 +34,9 @@ def text() -> str:
         "They would change what the server does, and this version does not do it.",
         "",
     ]
-    lines.append(", ".join(f"`--{name}`" for name in flags.REFUSED) + ".")
+    lines += [", ".join(f"`--{name}`" for name in flags.REFUSED) + "."]
+    lines += ["", "## Metrics", "", *_metrics()]
+    lines += ["", _LEAVING]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -35,6 +47,15 @@ def _acted_on(group: tuple[flags.Flag, ...]) -> Iterator[str]:
         default = "" if flag.default in (None, "", ()) else f"`{str(flag.default).lower()}`"
         yield f"| {names} | {default} | {markdown.cell(flag.help)} |"
     yield ""
+
+
+def _metrics() -> Iterator[str]:
+    yield "Of each model and version, beside the readings of CPU, memory and NVIDIA GPUs, at `/metrics` of the metrics port:"
+    yield from ("", "| metric | type | meaning |", "| --- | --- | --- |")
+    for name, kind, words, _value in metrics.PER_MODEL:
+        yield f"| `{name}` | {kind} | {markdown.cell(words)} |"
+    yield f"| `nv_inference_request_failure` | counter | {metrics.FAILURE_WORDS}, by reason |"
+    yield f"| `{metrics.LATENCY}` | histogram | {metrics.LATENCY_WORDS} |"
 
 
 def _ignored() -> Iterator[str]:

@@ -97,6 +97,39 @@ async def test_metrics_are_valid_and_count(launch: Any) -> None:
     assert (await get(worker.ports["metrics"], "/v2"))[0] == 404
 
 
+async def test_requests_and_their_times_are_counted(launch: Any) -> None:
+    worker = await launch()
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])
+    body = json.dumps(
+        {"inputs": [{"name": "INPUT", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+    ).encode()
+    one = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
+    writer.write(one % (b"slow", len(body), body) * 12)
+    async with asyncio.timeout(60):
+        await reader.readuntil(b"}]}")  # the first is done
+        _, _, during = await get(worker.ports["metrics"], "/metrics")
+        for _ in range(11):
+            await reader.readuntil(b"}]}")
+    writer.close()
+    _, _, after = await get(worker.ports["metrics"], "/metrics")
+    assert re.search(r'^tms_inference_in_flight\{model="slow",version="1"\} [1-9]', during, re.MULTILINE)
+    assert 'tms_inference_in_flight{model="slow",version="1"} 0\n' in after
+    (histogram,) = (
+        family
+        for family in parser.text_string_to_metric_families(after)
+        if family.name == "tms_inference_request_duration_seconds"
+    )
+    assert histogram.type == "histogram"
+    buckets = [
+        (float(sample.labels["le"]), sample.value)
+        for sample in histogram.samples
+        if sample.name.endswith("_bucket") and sample.labels["model"] == "slow"
+    ]
+    assert buckets == sorted(buckets)
+    assert [buckets[0][0], buckets[-1]] == [0.0002, (float("inf"), 12)]
+    assert [count for _, count in buckets] == sorted(count for _, count in buckets)
+
+
 async def test_scrapes_share_a_connection(launch: Any) -> None:
     worker = await launch()
     reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["metrics"])
