@@ -5,6 +5,7 @@ Joins certificates, trust, registration and the listener; whoever composes the s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
@@ -19,6 +20,7 @@ from tms_server.metrics_api import source as source_module
 from tms_server.model import errors
 
 log = structlog.get_logger(__name__)
+UNKNOWN_RECHECK = dt.timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Parts:
 
 
 class MetricsApi:
-    """`open` first; then `keep` as a pass and `follow` as a task; `close` last."""
+    """`open` first; then `keep` as a pass; `close` last. It follows by itself whom to believe."""
 
     def __init__(self, parts: Parts, options: Options, shown: certificates.Shown) -> None:
         self._parts = parts
@@ -58,6 +60,7 @@ class MetricsApi:
             ["holder"],
             registry=parts.registry,
         )
+        self._following: asyncio.Task[NoReturn] | None = None
         self.port = 0
 
     @property
@@ -78,12 +81,9 @@ class MetricsApi:
         self.port = await self._server.start(self._options.at)
         with contextlib.suppress(errors.Retryable, errors.PermissionDenied, errors.FailedPrecondition):
             await self._follower.read()
+        self._following = asyncio.create_task(self._follower.run(), name="metrics_api.trust")
         with contextlib.suppress(errors.Retryable):
             await self.keep()
-
-    async def follow(self) -> NoReturn:
-        """Follows whom to believe, until cancelled."""
-        await self._follower.run()
 
     async def keep(self) -> dt.datetime:
         """One pass: looks after the APIService; answers when to look again."""
@@ -91,7 +91,8 @@ class MetricsApi:
         state = await self._registration.keep(self._shown.ca, manage=options.register, own_ca=options.own_ca)
         for holder in registration.Holder:
             self._holder.labels(holder).set(holder is state.holder)
-        return self._parts.clock.now() + certificates.RECHECK
+        pause = UNKNOWN_RECHECK if state.holder is registration.Holder.UNKNOWN else certificates.RECHECK
+        return self._parts.clock.now() + pause
 
     def show(self, shown: certificates.Shown) -> None:
         """Another certificate from now on; wake the pass, so that its authority is published."""
@@ -99,4 +100,7 @@ class MetricsApi:
         self._server.show(shown)
 
     async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         await self._server.stop()

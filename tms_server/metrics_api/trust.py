@@ -13,7 +13,6 @@ import structlog
 
 from tms_server import clock as clock_module
 from tms_server.metrics_api import front_proxy, kube
-from tms_server.model import errors
 
 log = structlog.get_logger(__name__)
 COLLECTION, _, NAME = front_proxy.CONFIG_MAP.rpartition("/")
@@ -46,8 +45,8 @@ class Follower:
                 revision = await self.read()
                 retry = FIRST_RETRY
                 await self._follow(revision)
-            except errors.TmsError as error:
-                log.warning("metrics_api.trust_unread", error=str(error))
+            except Exception as error:  # noqa: BLE001 - callers must be told apart for as long as the server lives
+                log.warning("metrics_api.trust_unread", error=repr(error))
                 await self._clock.sleep_until(self._clock.now() + retry)
                 retry = min(LAST_RETRY, 2 * retry)
 

@@ -48,7 +48,10 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the fleet reconciler works with. `spawn` runs a task that its owner cancels at the end."""
+    """What the fleet reconciler works with. `spawn` runs a task that its owner cancels at the end.
+
+    `grows`: the backend sizes dedicated groups by its own autoscaler; else they have the replicas that are stored.
+    """
 
     store: store_module.Store
     backend: backend_module.Backend
@@ -57,6 +60,7 @@ class Parts:
     live: live.Live
     metrics: metrics_module.Metrics
     spawn: Spawn
+    grows: Callable[[], bool] = lambda: True
 
 
 class Fleet:
@@ -82,16 +86,19 @@ class Fleet:
         observed = await parts.backend.observe()
         if parts.live.observe(observed):
             self._done()
-        specs = _specs(stored)
+        specs = self._specs(stored)
         if await self._roll(stored, specs, observed, now):
             stored = await parts.store.read(self._load)
-            specs = _specs(stored)
+            specs = self._specs(stored)
         stuck = _stuck(stored, now)
         wanted = [each for each in stored.shrink.groups if each not in stuck]
         differing = {key for key, spec in specs.items() if parts.backend.differs(spec)}
         for action in diff.actions(wanted, [each.group_id for each in observed], differing):
             self._start(action, specs)
         return min(filter(None, (planned.next_at, self._roller.next_at())), default=None)
+
+    def _specs(self, stored: Stored) -> Mapping[ids.GroupId, backend_module.LaunchSpec]:
+        return _specs(stored, _scalings(stored) if self._parts.grows() else {})
 
     async def settled(self) -> None:
         """Returns once every launch and retirement that goes on now has ended."""
@@ -188,9 +195,10 @@ def _trouble(error: Exception) -> backend_module.Trouble:
     return backend_module.Trouble(next(itertools.chain(*reasons)), str(error) or type(error).__name__)
 
 
-def _specs(stored: Stored) -> Mapping[ids.GroupId, backend_module.LaunchSpec]:
+def _specs(
+    stored: Stored, scalings: Mapping[ids.GroupId, backend_module.Scaling]
+) -> Mapping[ids.GroupId, backend_module.LaunchSpec]:
     """How each group that has an address is launched."""
-    scalings = _scalings(stored)
     return {
         each.id: backend_module.LaunchSpec(
             group_id=each.id,

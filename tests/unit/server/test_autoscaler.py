@@ -190,3 +190,16 @@ async def test_samples_are_taken_between_decisions_and_rarely_where_nobody_grows
     await led.active(autoscaling=GROWS)
     led.advance(seconds=5)
     assert await scaler() == led.clock.now() + autoscaler.SAMPLE
+
+
+async def test_sized_replicas_are_launched_without_the_backends_own_autoscaler(led: middle.World) -> None:
+    led.fleet._parts = dataclasses.replace(led.fleet._parts, grows=lambda: False)
+    dedicated = lease.Dedicated(resources.WorkerSpec(command="tms-worker"), replicas=2)
+    active = await led.active(autoscaling=GROWS, placement=dedicated)
+    assert active.group_id is not None
+    assert (led.backend.spec(active.group_id).replicas, led.backend.spec(active.group_id).scaling) == (2, None)
+    scaler = made(led, sizes_replicas=True)
+    await say(led, 12)
+    await scaler()
+    await led.settle()
+    assert led.backend.spec(active.group_id).replicas == 3
