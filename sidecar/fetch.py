@@ -52,9 +52,14 @@ def fetch(
 def _one(
     store: cache.Cache, model: values.Model, file: values.SourceFile, stop: threading.Event, progress: Progress
 ) -> str:
-    if found := store.find(model.uri, file):
-        return found
-    with _as_failure(file), store.locked(model.uri, file, stop):
+    with _as_failure(file):
+        return store.find(model.uri, file) or _fetched(store, model, file, stop, progress)
+
+
+def _fetched(
+    store: cache.Cache, model: values.Model, file: values.SourceFile, stop: threading.Event, progress: Progress
+) -> str:
+    with store.locked(model.uri, file, stop):
         # Somebody else may have fetched it while this one waited for the lock.
         if found := store.find(model.uri, file):
             return found

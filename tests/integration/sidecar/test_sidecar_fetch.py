@@ -120,6 +120,34 @@ def test_cached_bytes_that_somebody_wrote_to_are_fetched_anew(kept: cache.Cache,
     assert sha256(kept.blob(run(kept, model)[0].sha256).read_bytes()) == model_sha(source, model)
 
 
+def test_broken_bytes_are_replaced_and_never_taken_from_under_another(
+    kept: cache.Cache, source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    model = model_of(source)
+    blob = kept.blob(run(kept, model)[0].sha256)
+    whole = blob.read_bytes()
+    blob.unlink()
+    blob.write_bytes(b"x" * len(whole))
+
+    # What one finds broken, another may have replaced before the first is done looking.
+    assert cache.Cache(tmp_path / "cache").find(model.uri, model.files[0]) == ""
+    assert blob.exists()
+    run(kept, model)
+    assert blob.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_read_is_a_failure_with_a_word(
+    kept: cache.Cache, source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    model = model_of(source)
+    run(kept, model)
+    blobs = tmp_path / "cache" / "blobs"
+    blobs.rename(blobs.with_name("moved"))
+    blobs.write_bytes(b"no directory")
+
+    assert failure(kept, model) == ("CacheUnusable", True)
+
+
 def model_sha(source: pathlib.Path, model: values.Model) -> str:
     return sha256((source / model.files[0].path).read_bytes())
 
