@@ -133,7 +133,7 @@ _OPEN_SECTIONS: Mapping[str, frozenset[str] | None] = {
 }
 _CHARTS_OWN = frozenset(
     {"namespace", "kubeconfig", "context", "dial", "worker_image", "sidecar_image", "image_pull_policy", "watch_nodes"}
-    | {"profiles", "programs"}
+    | {"profiles", "programs", "ca_config_map"}
 )
 _PARTS_OF_PODS: Mapping[str, Schema] = {
     "affinity": core("Affinity"),

@@ -37,11 +37,12 @@ MATRIX: Mapping[str, Mapping[str, Any]] = {
             each: {"enabled": True} for each in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
         }
     },
-    "own-certificate": {"tls": {"mode": "secret", "secretName": "tms-tls"}},
+    "own-certificate": {"tls": {"mode": "secret", "secretName": "tms-tls", "caConfigMap": "company-ca"}},
     "cert-manager": {
         "tls": {
             "names": ["tms.example", "192.0.2.7"],
             "mode": "certManager",
+            "caConfigMap": "company-ca",
             "certManager": {"issuerRef": {"name": "company"}},
         }
     },

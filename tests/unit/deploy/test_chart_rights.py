@@ -22,7 +22,10 @@ def test_the_role_grants_exactly_what_the_backend_does() -> None:
 
 
 def test_without_certificates_of_its_own_it_keeps_no_authority() -> None:
-    own = {"tls": {"mode": "secret", "secretName": "mine"}, "metricsApi": {"enabled": False}}
+    own = {
+        "tls": {"mode": "secret", "secretName": "mine", "caConfigMap": "authority"},
+        "metricsApi": {"enabled": False},
+    }
     role = charts.only(charts.render(own), "Role", "tms")
     assert "configmaps" not in [resource for rule in role["rules"] for resource in rule["resources"]]
 

@@ -11,6 +11,15 @@ made of values that cannot be meant. */ -}}
 {{- if and (eq .Values.tls.mode "secret") (not .Values.tls.secretName) -}}
 {{- fail "tls.secretName: needed with tls.mode secret: a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
+{{- if and (or (eq .Values.tls.mode "secret") (eq .Values.tls.mode "certManager")) (not .Values.tls.caConfigMap) -}}
+{{- fail (printf "tls.caConfigMap: needed with tls.mode %s: a ConfigMap with ca.crt, for sidecars" .Values.tls.mode) -}}
+{{- end -}}
+{{- if and .Values.tls.caConfigMap (or (eq .Values.tls.mode "managed") (eq .Values.tls.mode "off")) -}}
+{{- fail (printf "tls.caConfigMap: has no meaning with tls.mode %s; leave it out" .Values.tls.mode) -}}
+{{- end -}}
+{{- if eq .Values.tls.caConfigMap (include "tms.caConfigMap" .) -}}
+{{- fail (printf "tls.caConfigMap: %s is the server's own; choose another name" .Values.tls.caConfigMap) -}}
+{{- end -}}
 {{- if and (eq .Values.tls.mode "certManager") (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: needed with tls.mode certManager" -}}
 {{- end -}}

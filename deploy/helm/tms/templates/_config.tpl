@@ -87,6 +87,7 @@
     "dial" (printf "%s.%s.svc:%d" (include "tms.fullname" .) .Release.Namespace (int .Values.service.port))
     "worker_image" (include "tms.image" (dict "root" . "image" .Values.images.worker))
     "sidecar_image" (include "tms.image" (dict "root" . "image" .Values.images.sidecar))
+    "ca_config_map" .Values.tls.caConfigMap
     "image_pull_policy" .Values.images.pullPolicy
     "watch_nodes" .Values.rbac.nodes
     "programs" .Values.programs
