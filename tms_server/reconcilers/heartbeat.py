@@ -42,7 +42,7 @@ class Heartbeat:
         now = self._clock.now()
         silent_since = self._live.store_silent_since
         uses = dict(self._live.uses)
-        known = self._live.reports()
+        known = self._live.own()
         reports = [each for each in known if self._stored.get(each.worker) != each.received_at]
         try:
             told = await self._store.write(lambda unit: self._beat(unit, now, silent_since, uses, reports))
@@ -63,7 +63,8 @@ class Heartbeat:
         reports: list[group.GroupReport],
     ) -> dict[ids.LeaseId, dt.datetime]:
         if silent_since is not None:
-            _credit(unit, silent_since, now)
+            # Another server may have credited some of it already.
+            _credit(unit, max(silent_since, unit.installation().alive_at), now)
         unit.touch(now)
         if reports:
             unit.put_reports(reports)

@@ -80,7 +80,9 @@ class Reports:
         seen = sight.take(self.live, self.backend, self.lost_after, now)
         stored = await self.store.read(load)
         if decide(stored, seen, now):
-            changes = await self.store.write(lambda unit: _apply(unit, seen, now))
+            own = {each.worker for each in self.live.own()}
+            said = tuple(each for each in seen.reports() if each.worker in own)
+            changes = await self.store.write(lambda unit: _apply(unit, seen, said, now))
             self._tell(changes, now)
         self.live.digest(seen.reports())
         self._count_use(stored, seen)
@@ -228,13 +230,16 @@ def _measurements(stored: Stored, seen: sight.Sight, now: dt.datetime) -> Iterat
                 )
 
 
-def _apply(unit: store_module.UnitOfWork, seen: sight.Sight, now: dt.datetime) -> Changes:
+def _apply(
+    unit: store_module.UnitOfWork, seen: sight.Sight, said: Sequence[group.GroupReport], now: dt.datetime
+) -> Changes:
+    """`said` are the reports that are this server's to store."""
     changes = decide(load(unit), seen, now)
     _save(unit, changes.steps)
     endings.confirm(unit, changes.gone, now)
     for measurement in changes.measurements:
         unit.put_measurement(measurement)
-    unit.put_reports(seen.reports())
+    unit.put_reports(said)
     return changes
 
 
