@@ -112,6 +112,10 @@ class Running:
     def workers(self) -> pool_pb2_grpc.WorkersAsyncStub:
         return pool_pb2_grpc.WorkersStub(self.channel)
 
+    @property
+    def images(self) -> pool_pb2_grpc.ImagesAsyncStub:
+        return pool_pb2_grpc.ImagesStub(self.channel)
+
     def dial(self) -> grpc.aio.Channel:
         """A channel of its own to the server."""
         return grpc.aio.insecure_channel(self.address)
@@ -178,10 +182,15 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(place: pathlib.Path | Machine, *, with_sidecars: bool = True, **flags: Any) -> AsyncIterator[Running]:
-    """A server for the length of a block. Give a `Machine` instead of a folder to start a second one in its place."""
+async def running(
+    place: pathlib.Path | Machine, *, with_sidecars: bool = True, routes: bool = False, **flags: Any
+) -> AsyncIterator[Running]:
+    """A server for the length of a block. Give a `Machine` instead of a folder to start a second one in its place.
+
+    With `routes` its backend leads clients to workers and has replicas.
+    """
     machine = place if isinstance(place, Machine) else Machine(place)
-    backend = fake.FakeBackend(machine.world)
+    backend = fake.FakeBackend(machine.world, routes=routes)
 
     async def open_backend(
         settings: settings_module.Settings, installation: ids.InstallationId, dial: str

@@ -1,6 +1,6 @@
 """Sidecars without workers: they speak the real stream to a real server and say that they loaded whatever is wanted.
 
-One `SimulatedSidecar` stands for the pair of one group; `Sidecars` keeps one for every group that a FakeBackend runs.
+One `SimulatedSidecar` stands for one worker; `Sidecars` keeps one for every replica of a group that a FakeBackend runs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,15 @@ class SimulatedModel:
 class SimulatedSidecar:
     """A real client of the Agents stream. Knobs may be turned at any time; what they change is reported at once."""
 
-    def __init__(self, channel: grpc.aio.Channel, spec: backend_module.LaunchSpec, clock: clock_module.Clock) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        spec: backend_module.LaunchSpec,
+        clock: clock_module.Clock,
+        replica: ids.ReplicaId = ids.ONLY_REPLICA,
+    ) -> None:
         self.spec = spec
+        self.replica = replica
         self.models: dict[str, SimulatedModel] = {}
         self.desired: agent_pb2.Desired | None = None
         self.incarnation = 1
@@ -121,8 +128,10 @@ class SimulatedSidecar:
                     await self._rest()
 
     async def _connected(self) -> None:
-        metadata = (("tms-worker-id", self.spec.group_id), ("authorization", f"Bearer {self.spec.token}"))
-        call = self._stub.Connect(self._say(self.incarnation), metadata=metadata)
+        metadata = [("tms-worker-id", self.spec.group_id), ("authorization", f"Bearer {self.spec.token}")]
+        if self.replica:
+            metadata.append(("tms-replica-id", self.replica))
+        call = self._stub.Connect(self._say(self.incarnation), metadata=tuple(metadata))
         async for message in call:
             self.desired = message.desired
             self.told.append(message.desired)
@@ -219,7 +228,7 @@ class SimulatedSidecar:
 
 
 class Sidecars:
-    """One simulated sidecar for every group that the backend runs, for as long as it runs there."""
+    """One simulated sidecar for every worker that the backend runs, for as long as it runs there."""
 
     def __init__(
         self, backend: fake.FakeBackend, dial: Callable[[], grpc.aio.Channel], clock: clock_module.Clock
@@ -229,20 +238,21 @@ class Sidecars:
         self._clock = clock
         self._prepare: list[Callable[[SimulatedSidecar], None]] = []
         self._changed = asyncio.Event()
-        self.running: dict[ids.GroupId, SimulatedSidecar] = {}
+        self.running: dict[ids.WorkerId, SimulatedSidecar] = {}
 
     def prepare(self, knob: Callable[[SimulatedSidecar], None]) -> None:
         """Turned on each sidecar that comes, before it connects."""
         self._prepare.append(knob)
 
-    def of(self, group_id: str) -> SimulatedSidecar:
-        """The sidecar of a group that runs."""
-        return self.running[ids.GroupId(group_id)]
+    def of(self, group_id: str, place: int = 0) -> SimulatedSidecar:
+        """The sidecar of a group that runs; of several replicas, the one at that place."""
+        group = ids.GroupId(group_id)
+        return self.running[ids.WorkerId(group, self._backend.world.groups[group].replicas[place])]
 
     async def run(self) -> None:
         """Follows the backend until cancelled."""
         steps = self._backend.watch()
-        tasks: dict[ids.GroupId, asyncio.Task[None]] = {}
+        tasks: dict[ids.WorkerId, asyncio.Task[None]] = {}
         channel = self._dial()
         try:
             while True:
@@ -255,18 +265,19 @@ class Sidecars:
             await asyncio.gather(*tasks.values(), return_exceptions=True)
             await channel.close()
 
-    def _follow(self, tasks: dict[ids.GroupId, asyncio.Task[None]], channel: grpc.aio.Channel) -> None:
-        there = self._backend.world.groups
-        for group_id in [each for each in tasks if each not in there]:
-            tasks.pop(group_id).cancel()
-            del self.running[group_id]
-        for group_id, group in there.items():
-            if group_id not in tasks:
-                sidecar = SimulatedSidecar(channel, group.spec, self._clock)
+    def _follow(self, tasks: dict[ids.WorkerId, asyncio.Task[None]], channel: grpc.aio.Channel) -> None:
+        groups = self._backend.world.groups
+        there = {ids.WorkerId(key, each): group.spec for key, group in groups.items() for each in group.replicas}
+        for worker in [each for each in tasks if each not in there]:
+            tasks.pop(worker).cancel()
+            del self.running[worker]
+        for worker, spec in there.items():
+            if worker not in tasks:
+                sidecar = SimulatedSidecar(channel, spec, self._clock, worker.replica)
                 for knob in self._prepare:
                     knob(sidecar)
-                self.running[group_id] = sidecar
-                tasks[group_id] = asyncio.create_task(sidecar.run())
+                self.running[worker] = sidecar
+                tasks[worker] = asyncio.create_task(sidecar.run())
 
 
 async def within(awaited: Awaitable[None], bound_s: float = 30.0) -> None:

@@ -87,8 +87,8 @@ async def test_mutual_tls_names_the_caller_and_turns_strangers_away(
 
 
 async def test_metrics_are_served_with_the_same_tls(tmp_path: pathlib.Path, certificates: Certificates) -> None:
-    flags = {"metrics": {"enabled": True, "port": 0}, "tls": certificates.tls(mutual=True)}
-    async with servers.running(tmp_path, with_sidecars=False, **flags) as server:
+    metrics, tls = {"enabled": True, "port": 0}, certificates.tls(mutual=True)
+    async with servers.running(tmp_path, with_sidecars=False, metrics=metrics, tls=tls) as server:
         url = f"https://{server.bound.metrics}/metrics"
         context = ssl.create_default_context(cafile=str(certificates.ca))
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
