@@ -192,6 +192,7 @@ class App:
             ids=RandomIds(),
             live=known,
             metrics=self._metrics,
+            autoscaled=lambda: opened.around is None or opened.around.autoscales,
             changed=signal.Signal(),
             resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
             lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),

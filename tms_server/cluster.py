@@ -100,6 +100,11 @@ class Cluster:
         if self.metrics_api is not None:
             yield Pass("metrics_api", self.metrics_api.keep)
 
+    @property
+    def autoscales(self) -> bool:
+        """HorizontalPodAutoscalers can read our metrics; else TMS sizes dedicated leases itself."""
+        return self.metrics_api is not None and not self.metrics_api.scales_itself
+
     async def close(self) -> None:
         """Ends the listener and the connection."""
         if self.metrics_api is not None:

@@ -13,7 +13,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from tms_server import cluster
 from tms_server import settings as settings_module
 from tms_server.model import errors
-from tms_server.reconcilers import expirer, fleet, heartbeat, janitor, loop, placer, reports, resolver, router
+from tms_server.reconcilers import (
+    autoscaler,
+    expirer,
+    fleet,
+    heartbeat,
+    janitor,
+    loop,
+    placer,
+    reports,
+    resolver,
+    router,
+)
 from tms_server.services import agents, parts
 from tms_server.world import signal
 
@@ -73,10 +84,12 @@ class Loops:
                 done=work.changed.notify,
             )
             self._routers.append(self._loop("router", lead))
+        sizes = [self._loop("autoscaler", self._autoscaler())] if work.backend.scales else []
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
             self._loop("heartbeat", self.heartbeat, beat),
             self._loop("forgetter", forget, loop.Timing(interval=dt.timedelta(minutes=10))),
+            *sizes,
         ]
 
     def start(self, more: Iterable[cluster.Pass] = ()) -> list[asyncio.Task[None]]:
@@ -107,6 +120,18 @@ class Loops:
             live=self._work.live,
             metrics=self._work.metrics,
             spawn=self._spawn,
+            grows=self._work.autoscaled,
+        )
+
+    def _autoscaler(self) -> autoscaler.Autoscaler:
+        work = self._work
+        return autoscaler.Autoscaler(
+            store=work.store,
+            backend=work.backend,
+            clock=work.clock,
+            live=work.live,
+            usage=work.usage,
+            sizes_replicas=lambda: not work.autoscaled(),
         )
 
     def _spawn(self, work: fleet.Work) -> asyncio.Task[None]:

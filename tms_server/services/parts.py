@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 
 from tms_server import clock as clock_module
 from tms_server.model import errors, ids, resources
@@ -30,6 +31,8 @@ class Parts:
     changed: signal.Signal
     usage: usage_module.Usage = dataclasses.field(default_factory=usage_module.Usage)
     resolve_bound: dt.timedelta = dt.timedelta(seconds=3)
+    autoscaled: Callable[[], bool] = lambda: True
+    """Whether an autoscaler of the backend's own sizes dedicated groups; else TMS does."""
     images: tuple[str, ...] = ()
     """Rules of the settings for images that may be asked for."""
     lost_after: dt.timedelta = dt.timedelta(seconds=10)
