@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+# Its own lines would stand between ours; what it has to say comes with the error.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from tmsctl import app, errors
 
 

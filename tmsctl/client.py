@@ -178,7 +178,7 @@ class _Patience:
             grpc.StatusCode.ABORTED,
             grpc.StatusCode.CANCELLED,
         }
-        if not passing or self._client.closing or self.left_s() <= self._pause_s:
+        if not passing or problem.code == errors.Exit.DENIED or self._client.closing or self.left_s() <= self._pause_s:
             raise problem from error
         if not self._told:
             self._told = True

@@ -81,6 +81,10 @@ _BY_END: Mapping[str, Exit] = MappingProxyType(
 )
 
 
+# What the TLS library says of a certificate that it does not accept; asking again would not help.
+_TLS_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed", "WRONG_VERSION_NUMBER")
+
+
 class CliError(Exception):
     """A failure to show: `field` is where the input is wrong (may be empty), `remedy` what to do (may be empty)."""
 
@@ -124,6 +128,13 @@ def from_rpc(error: grpc.RpcError, address: str) -> CliError:
 
 
 def _unreachable(code: grpc.StatusCode, text: str, address: str) -> CliError:
+    if any(sign in text for sign in _TLS_SIGNS):
+        return CliError(
+            f"the server at {address} cannot be trusted: {text}",
+            code=Exit.DENIED,
+            remedy="Is its authority the --ca of this target, and the address a name of its certificate? "
+            "`tmsctl target list` shows both; `tmsctl target add` saves them.",
+        )
     late = code.name == "DEADLINE_EXCEEDED"
     said = "no answer in time" if late else (text or "no connection")
     return CliError(

@@ -108,7 +108,7 @@ class Server:
         try:
             if tls is None:
                 return self._server.add_insecure_port(address)
-            credentials = _credentials(tls) if isinstance(tls, Tls) else _changing(tls)
+            credentials = _credentials(tls) if isinstance(tls, Tls) else changing(tls)
             return self._server.add_secure_port(address, credentials)
         except (RuntimeError, OSError) as error:
             raise errors.FailedPrecondition(f"cannot listen on {address}: {error}") from error
@@ -123,7 +123,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
-def _changing(shown: Shown) -> grpc.ServerCredentials:
+def changing(shown: Shown) -> grpc.ServerCredentials:
     """Follows a certificate that is renewed while the server runs."""
 
     def configuration() -> grpc.ServerCertificateConfiguration:

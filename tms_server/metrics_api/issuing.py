@@ -21,6 +21,8 @@ AUTHORITY_LIFE = dt.timedelta(days=3650)
 SERVING_LIFE = dt.timedelta(days=90)
 RENEW_SHARE = 3
 """A certificate is renewed when less than this part of its life is left."""
+AUTHORITY = "TMS authority"
+"""No host can be called so: a server that bears the name of its authority looks as if it had signed itself."""
 CLOCK_SKEW = dt.timedelta(minutes=5)
 
 
@@ -80,7 +82,7 @@ def check(bundle: Bundle) -> None:
 
 def _authority(now: dt.datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, "tms")])
+    name = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, AUTHORITY)])
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
