@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import kubernetes
@@ -265,6 +265,45 @@ async def test_pods_obey_the_restricted_standard(
         return bool(found.replicas)
 
     await support.until(runs, pods)
+
+
+@pytest.fixture
+def node(api: kubernetes.client.ApiClient) -> Iterator[str]:
+    """A node that nobody runs: what is put there is what the test says."""
+    core = kubernetes.client.CoreV1Api(api)
+    metadata = kubernetes.client.V1ObjectMeta(name="by-hand")
+    core.create_node(kubernetes.client.V1Node(metadata=metadata, spec=kubernetes.client.V1NodeSpec(unschedulable=True)))
+    yield "by-hand"
+    core.delete_node("by-hand")
+
+
+async def test_endpoints_tell_which_pods_are_reached_for_which_lease(
+    runs: backend_module.KubernetesBackend, api: kubernetes.client.ApiClient, namespace: str, node: str
+) -> None:
+    labels = {
+        names.INSTALLATION: runs._options.installation_id,
+        names.GROUP: GROUP,
+        names.serving_label(LEASE): "serving",
+    }
+    core = kubernetes.client.CoreV1Api(api)
+    container = kubernetes.client.V1Container(name="worker", image="tms/worker:1")
+    pod = kubernetes.client.V1Pod(
+        metadata=kubernetes.client.V1ObjectMeta(name="by-hand", labels=labels),
+        spec=kubernetes.client.V1PodSpec(containers=[container], node_name=node),
+    )
+    core.create_namespaced_pod(namespace, pod)
+    ready = {"type": "Ready", "status": "True"}
+    status = {
+        "status": {"phase": "Running", "podIP": "10.244.9.9", "podIPs": [{"ip": "10.244.9.9"}], "conditions": [ready]}
+    }
+    core.patch_namespaced_pod_status("by-hand", namespace, status)
+    worker = ids.WorkerId(GROUP, ids.ReplicaId("by-hand"))
+    await runs.route(routes(worker))
+    await support.until(runs, lambda: runs._view.reached.reaching("by-hand") == {LEASE})
+    await runs.route(routes())
+    assert runs.routed(worker) == {LEASE}
+    await support.until(runs, lambda: not runs.routed(worker))
+    assert not runs._view.reached.reaching("by-hand")
 
 
 @pytest.mark.disruptive

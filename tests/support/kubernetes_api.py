@@ -28,6 +28,7 @@ KINDS = {
     "services": "Service",
     "secrets": "Secret",
     "events": "Event",
+    "endpointslices": "EndpointSlice",
     "nodes": "Node",
     "deployments": "Deployment",
     "replicasets": "ReplicaSet",
@@ -69,6 +70,7 @@ class Cluster:
         self.logs: dict[tuple[str, str], list[str]] = {}
         self.hold_pods: Json | None = None
         """Status of new pods, instead of running ones."""
+        self.hold_slices = False
         self.down = False
         self._revision = 100
         self._history: list[Happened] = []
@@ -94,6 +96,8 @@ class Cluster:
         self._tell("MODIFIED" if known is not None else "ADDED", plural, stored)
         if plural == "deployments":
             self._run(stored)
+        if plural in ("pods", "services"):
+            self._lead()
         return stored
 
     def remove(self, key: Key) -> None:
@@ -110,6 +114,8 @@ class Cluster:
             owners = each["metadata"].get("ownerReferences") or []
             if any(owner["uid"] == found["metadata"]["uid"] for owner in owners):
                 self.remove(other)
+        if key[0] == "pods":
+            self._lead()
 
     def names(self, plural: str) -> list[str]:
         return sorted(key[2] for key in self.objects if key[0] == plural)
@@ -249,6 +255,29 @@ class Cluster:
         self._changed = asyncio.Event()
 
     # What the controllers, the scheduler and the kubelet do.
+
+    def _lead(self) -> None:
+        """A slice for each Service with the ready pods of its selector, while `hold_slices` is not set."""
+        if self.hold_slices:
+            return
+        for service in [each for key, each in self.objects.items() if key[0] == "services"]:
+            pods = [each for key, each in sorted(self.objects.items()) if key[0] == "pods" and _chosen(service, each)]
+            endpoints = [
+                {"targetRef": {"name": each["metadata"]["name"]}, "conditions": {"ready": True}} for each in pods
+            ]
+            metadata = service["metadata"]
+            key = ("endpointslices", metadata["namespace"], f"{metadata['name']}-slice")
+            known = self.objects.get(key)
+            labels = metadata.get("labels") or {}
+            if known is None or (known["endpoints"], known["metadata"]["labels"]) != (endpoints, labels):
+                owner = {"kind": "Service", "name": metadata["name"], "uid": metadata["uid"]}
+                named = {"name": key[2], "namespace": key[1], "labels": labels, "ownerReferences": [owner]}
+                self.put("endpointslices", {"metadata": named, "endpoints": endpoints})
+
+    def release_slices(self) -> None:
+        """The controller of endpoints catches up."""
+        self.hold_slices = False
+        self._lead()
 
     def _run(self, deployment: Json) -> None:
         """As many pods of the latest template as wanted, and none of an older one."""
@@ -457,6 +486,13 @@ def _merge_patch(known: Json, patch: Json) -> Json:
 def _managed(applied: Json, manager: str) -> Json:
     fields: Json = {f"f:{key}": {} for key in applied.get("spec") or {}}
     return {"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": fields}}
+
+
+def _chosen(service: Json, pod: Json) -> bool:
+    selector = service["spec"].get("selector") or {}
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return ready and bool(selector) and selector.items() <= (pod["metadata"].get("labels") or {}).items()
 
 
 def _running(address: str, name: str) -> Json:

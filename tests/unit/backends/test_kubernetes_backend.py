@@ -129,6 +129,21 @@ async def test_what_was_taken_out_counts_as_routed_until_proxies_had_time(server
         await support.until(runs, lambda: not runs.routed(chosen))
 
 
+async def test_what_endpoints_still_lead_to_counts_as_routed(
+    server: fake.Server, runs: backend_module.KubernetesBackend
+) -> None:
+    chosen = await worker(runs)
+    await runs.route([route(LEASE, chosen)])
+    await support.until(runs, lambda: bool(runs._view.reached.reaching(chosen.replica)))
+    server.cluster.hold_slices = True
+    await runs.route([route(LEASE)])
+    settled = max(runs._router._settling[chosen.replica].values())
+    await support.until(runs, lambda: runs._clock.now() >= settled)
+    assert runs.routed(chosen) == {LEASE}
+    server.cluster.release_slices()
+    await support.until(runs, lambda: not runs.routed(chosen))
+
+
 async def test_services_that_nobody_wants_go(server: fake.Server, runs: backend_module.KubernetesBackend) -> None:
     await runs.route([route(LEASE, name=True)])
     assert len(server.cluster.names("services")) == 4

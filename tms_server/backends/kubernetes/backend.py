@@ -22,6 +22,7 @@ from tms_server.backends.kubernetes import (
     client,
     connect,
     covers,
+    endpoints,
     failures,
     kinds,
     logs,
@@ -55,7 +56,8 @@ class KubernetesBackend:
         self._options = options
         self._clock = clock
         self._changes = changes.Changes()
-        self._view = view.View(options, api, self._changes.notify)
+        reached = endpoints.Endpoints(clock, dt.timedelta(seconds=options.settle_s), self._wake_at)
+        self._view = view.View(options, api, reached, self._changes.notify)
         self._objects = objects.Objects(options, api, self._view)
         self._router = router.Router(options, self._view, self._objects, clock, self._wake_at)
         self._mover = nodes.Mover(options=options, api=api, view=self._view, writes=self._objects, clock=clock)

@@ -32,6 +32,7 @@ BUSY = 429
 _REQUEST_BOUND_S = 30.0
 _SILENCE_BOUND_S = 150.0
 """A watch that says nothing for so long is dead: bookmarks come every minute."""
+_CLOSE_BOUND_S = 2.0
 _PAGE = 500
 _TRIES = 4
 _NEVER_STORED = "1"
@@ -71,6 +72,7 @@ class Api:
         self._at_once = asyncio.Semaphore(at_once)
         self._pause = dt.timedelta(seconds=1 / writes_per_s if writes_per_s else 0)
         self._next_write = clock.now()
+        self._sending: set[asyncio.Task[aiohttp.ClientResponse]] = set()
 
     async def get(self, kind: kinds.Kind, name: str) -> Json | None:
         """The object, None if there is none."""
@@ -168,6 +170,8 @@ class Api:
             yield line.decode("utf-8", "replace")
 
     async def close(self) -> None:
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=_CLOSE_BOUND_S)
         await self._connection.close()  # type: ignore[no-untyped-call]  # ships no types
 
     async def _apply(self, manifest: Json, **guard: str) -> Json:
@@ -202,7 +206,7 @@ class Api:
     async def _answer(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         asked = f"{call.method} {call.path}"
         try:
-            response = await self._send(call)
+            response = await self._sent(call)
             try:
                 if response.status >= 400 and response.status != BUSY:
                     raise failures.of_answer(response.status, await response.text(), asked)
@@ -217,6 +221,17 @@ class Api:
             kubernetes.aio.config.ConfigException,
         ) as failure:
             raise errors.Unavailable(f"{asked}: the API server does not answer: {failure!r}") from failure
+
+    async def _sent(self, call: Call) -> aiohttp.ClientResponse:
+        """Sends to the end even where the caller gives up: a connection cut while it is asked is closed by nobody."""
+        task = asyncio.create_task(self._send(call))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_forget)
+            raise
 
     async def _send(self, call: Call) -> aiohttp.ClientResponse:
         headers = {"Accept": JSON, "Content-Type": call.content, "User-Agent": "tms-server"}
@@ -257,7 +272,17 @@ def _let_go(response: aiohttp.ClientResponse, call: Call) -> None:
     """A stream's connection is of no further use, and would wait for the other side to agree to its end."""
     if call.bound_s is not None:
         response.release()
-        return
+    else:
+        _cut(response)
+
+
+def _forget(task: asyncio.Task[aiohttp.ClientResponse]) -> None:
+    """Nobody waits for the answer any more."""
+    if not task.cancelled() and task.exception() is None:
+        _cut(task.result())
+
+
+def _cut(response: aiohttp.ClientResponse) -> None:
     if response.connection is not None and response.connection.transport is not None:
         response.connection.transport.abort()
     response.close()

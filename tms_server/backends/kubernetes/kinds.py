@@ -35,6 +35,7 @@ DEPLOYMENTS = Kind(kind="Deployment", group="apps", version="v1", plural="deploy
 REPLICASETS = Kind(kind="ReplicaSet", group="apps", version="v1", plural="replicasets", verbs=(*_READ, "delete"))
 PODS = Kind(kind="Pod", group="", version="v1", plural="pods", verbs=(*_READ, "patch", "delete"))
 SERVICES = Kind(kind="Service", group="", version="v1", plural="services", verbs=_OWN)
+SLICES = Kind(kind="EndpointSlice", group="discovery.k8s.io", version="v1", plural="endpointslices", verbs=_READ)
 SECRETS = Kind(kind="Secret", group="", version="v1", plural="secrets", verbs=_OWN)
 EVENTS = Kind(kind="Event", group="", version="v1", plural="events", verbs=_READ)
 SCALERS = Kind(
@@ -45,7 +46,7 @@ NODES = Kind(kind="Node", group="", version="v1", plural="nodes", verbs=_READ, n
 LOGS = Kind(kind="Pod", group="", version="v1", plural="pods/log", verbs=("get",))
 
 WRITTEN = (DEPLOYMENTS, SERVICES, SECRETS, SCALERS, BUDGETS)
-ALL = (*WRITTEN, REPLICASETS, PODS, EVENTS, NODES, LOGS)
+ALL = (*WRITTEN, REPLICASETS, PODS, SLICES, EVENTS, NODES, LOGS)
 
 
 def of(kind: str) -> Kind:

@@ -49,7 +49,7 @@ def of_owner(owner: str, lease_id: ids.LeaseId, options: options_module.Options)
         "selector": {names.INSTALLATION: options.installation_id, names.serving_label(lease_id): names.SERVING},
         "ports": [{"name": name, "port": port, "protocol": "TCP", "targetPort": port} for name, port in ports],
     }
-    marks = {**names.marks(options.installation_id), **names.owner_marks(owner)}
+    marks = {**names.marks(options.installation_id), **names.owner_marks(owner, lease_id)}
     plain = _marked({"apiVersion": "v1", "kind": "Service", "metadata": _named(service, options, marks), "spec": body})
     twin = _named(service + names.HEADLESS, options, marks)
     return plain, _marked({**plain, "metadata": twin, "spec": {**body, "clusterIP": "None"}})

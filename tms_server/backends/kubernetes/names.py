@@ -54,13 +54,13 @@ def service_of(owner: str) -> str:
     raise errors.InvalidField("owner", f"{owner!r} is neither lease/<id>, name/<namespace>/<name> nor group/<id>")
 
 
-def owner_marks(owner: str) -> dict[str, str]:
-    """Labels that say for whom a Service is."""
+def owner_marks(owner: str, lease_id: ids.LeaseId) -> dict[str, str]:
+    """Labels that say for whom a Service is, and to which lease it leads."""
     match owner.split("/"):
-        case ["lease", lease_id]:
+        case ["lease", _]:
             return {LEASE: lease_id}
         case ["name", namespace, name]:
-            return {NAME: name, **tenant_mark(ids.Namespace(namespace))}
+            return {LEASE: lease_id, NAME: name, **tenant_mark(ids.Namespace(namespace))}
     raise errors.InvalidField("owner", f"{owner!r} is neither lease/<id> nor name/<namespace>/<name>")
 
 

@@ -67,7 +67,11 @@ class Router:
         left = {lease_id for lease_id, until in settling.items() if until > now}
         if len(left) < len(settling):
             self._settling[worker.replica] = {lease_id: settling[lease_id] for lease_id in left}
-        return frozenset(left) | (routing.serving(pod) if pod is not None else frozenset())
+        return (
+            frozenset(left)
+            | self._view.reached.reaching(worker.replica)
+            | (routing.serving(pod) if pod is not None else frozenset())
+        )
 
     async def _carry_out(self, plan: routing.Plan) -> None:
         await self._patch(plan.first)

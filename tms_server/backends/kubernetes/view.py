@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tms_server import clock as clock_module
-from tms_server.backends.kubernetes import client, informer, kinds, names
+from tms_server.backends.kubernetes import client, endpoints, informer, kinds, names
 from tms_server.backends.kubernetes import options as options_module
 from tms_server.model import errors
 
@@ -41,7 +41,14 @@ class GroupView:
 class View:
     """Made with `open`. `changed` is called at every change that somebody could want to know of."""
 
-    def __init__(self, options: options_module.Options, api: client.Api, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        options: options_module.Options,
+        api: client.Api,
+        reached: endpoints.Endpoints,
+        changed: Callable[[], None],
+    ) -> None:
+        self.reached = reached
         self.nodes_readable = False
         self._options = options
         self._api = api
@@ -116,6 +123,8 @@ class View:
         ours = {"labelSelector": f"{names.INSTALLATION}={self._options.installation_id}"}
         if kind is kinds.EVENTS:
             return informer.Informer(self._api, kind, {"fieldSelector": "type=Warning"}, self._saw_event)
+        if kind is kinds.SLICES:
+            return informer.Informer(self._api, kind, ours, self._saw_slice)
         if kind is kinds.NODES:
             return informer.Informer(self._api, kind, {}, self._saw_node)
         return informer.Informer(self._api, kind, ours, lambda found: self._saw(kind, found))
@@ -164,6 +173,11 @@ class View:
                 labels: Mapping[str, str] = found["metadata"].get("labels") or {}
                 return labels.get(names.GROUP)
         return None
+
+    def _saw_slice(self, found: Json) -> None:
+        present = found["metadata"]["name"] in self._informers[kinds.SLICES].objects
+        self.reached.saw(found, present=present)
+        self._changed()
 
     def _saw_node(self, node: Json) -> None:
         del node
