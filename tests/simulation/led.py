@@ -55,6 +55,7 @@ class Led(worlds.World):
 
     def lead(self) -> None:
         """One pass of the router."""
+        self.observe()
         stored = routing.Stored(leases=self.unended(), assignments=tuple(self.assignments.values()), names=())
         now(self.backend.route(routing.routes(stored, self.sight())))
 

@@ -101,7 +101,6 @@ class Routing(stateful.RuleBasedStateMachine):
         kept = data.draw(st.sets(st.sampled_from(known))) if known else set()
         before = dict(self.world.routed())
         self.world.restart(kept)
-        self.world.observe()
         self.world.lead()
         self.nobody_was_lost(before)
 

@@ -197,9 +197,10 @@ def _gone(stored: Stored, assignment: group.Assignment, seen: sight.Sight) -> bo
     ended = stored.leases.get(assignment.lease_id)
     if not assignment.draining or ended is None:
         return False
-    workers = seen.of(assignment.group_id)
-    if not workers and assignment.group_id not in seen.observed:
+    if assignment.group_id not in seen.observed:
+        # Somebody who never spoke to this server may be there.
         return False
+    workers = seen.of(assignment.group_id)
     staying = stored.on(assignment.group_id)
     return all(not each.begun or _confirmed(ended, assignment, staying, each.report) for each in workers)
 

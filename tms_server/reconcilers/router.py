@@ -35,6 +35,8 @@ class Router:
     async def __call__(self) -> None:
         if not self.backend.routes:
             return
+        # Before the backend showed its workers once, those that never spoke to this server would be passed over.
+        self.live.observe(await self.backend.observe())
         seen = sight.take(self.live, self.backend, self.lost_after, self.clock.now())
         routes = routing.routes(await self.store.read(routing.load), seen)
         untold = dict(await self.backend.route(routes))
