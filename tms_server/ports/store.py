@@ -226,6 +226,11 @@ class UnitOfWork(Reader, Protocol):
 class Store(Protocol):
     """Durable state. Safe to call from many tasks of one event loop."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may use the same database at the same time."""
+        ...
+
     async def read(self, work: Callable[[Reader], T]) -> T:
         """Runs `work` on a consistent snapshot.
 

@@ -44,6 +44,11 @@ class Database(Protocol):
     """An opened database that this server may use."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other servers may use it at the same time."""
+        ...
+
+    @property
     def reader_threads(self) -> int:
         """How many reads are worth running at once."""
         ...

@@ -99,6 +99,7 @@ def open_database(target: Target, prepare: Callable[[sa.Connection], None]) -> D
 class Database:
     """Implements `database.Database`."""
 
+    shared = True
     reader_threads = READER_THREADS
 
     def __init__(self, target: Target) -> None:

@@ -93,6 +93,7 @@ def open_database(path: pathlib.Path, prepare: Callable[[sa.Connection], None]) 
 class Database:
     """Implements `database.Database`: this server is the only one, so memory tells its threads what has changed."""
 
+    shared = False
     reader_threads = READER_THREADS
 
     def __init__(self, path: pathlib.Path, held: Lock) -> None:

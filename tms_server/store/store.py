@@ -65,6 +65,10 @@ class SqlStore:
             raise
         return opened
 
+    @property
+    def shared(self) -> bool:
+        return self._database.shared
+
     async def read(self, work: Callable[[store.Reader], T]) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
         self._readers.submit(calls.Call(work, future))

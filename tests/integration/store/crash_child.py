@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import pathlib
 import sys
 
 from tests.support import stores
 from tms_server.ports import store as port
 
 
-async def main(path: pathlib.Path, first: int) -> None:
-    store = await stores.open_sqlite(path)
+async def main(url: str, first: int) -> None:
+    store = await stores.open_store(url)
     numbers = itertools.count(first)
 
     async def client() -> None:
@@ -33,4 +32,4 @@ def _save(unit: port.UnitOfWork, number: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

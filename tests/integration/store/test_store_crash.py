@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).parents[3]
 EVERYTHING = 1_000_000
 
 
-def _acknowledged_before_the_kill(path: pathlib.Path, first: int, at_least: int) -> set[int]:
-    command = [sys.executable, "-m", CHILD, str(path), str(first)]
+def _acknowledged_before_the_kill(url: str, first: int, at_least: int) -> set[int]:
+    command = [sys.executable, "-m", CHILD, url, str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stdout is not None
         numbers = {int(child.stdout.readline()) for _ in range(at_least)}
@@ -28,12 +28,15 @@ def _acknowledged_before_the_kill(path: pathlib.Path, first: int, at_least: int)
 
 
 @pytest.mark.slow  # Real processes write, are killed, and start again on what is left.
-async def test_acknowledged_changes_survive_kills(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "tms.db"
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_acknowledged_changes_survive_kills(
+    database: str, request: pytest.FixtureRequest, tmp_path: pathlib.Path
+) -> None:
+    url = stores.url_of(tmp_path / "tms.db") if database == "sqlite" else request.getfixturevalue("postgres_url")
     acknowledged: set[int] = set()
     for life, at_least in enumerate((1, 40, 150)):
-        acknowledged |= _acknowledged_before_the_kill(path, life * EVERYTHING, at_least)
-    store = await stores.open_sqlite(path)
+        acknowledged |= _acknowledged_before_the_kill(url, life * EVERYTHING, at_least)
+    store = await stores.open_store(url)
 
     def left(reader: port.Reader) -> dict[str, list[str]]:
         return {
