@@ -32,10 +32,16 @@ def said(case: Case, seen: sight.Sight) -> progress.Progress | None:
     untold = seen.untold.get(case.owner)
     if untold is not None and not isinstance(found, progress.Ready | progress.Failed):
         return progress.Troubled(untold.reason, untold.message)
-    trouble = _trouble(case.booked, seen)
-    if trouble is not None and (found is None or isinstance(found, _OUTWEIGHED)):
-        return progress.Troubled(trouble.reason, trouble.message)
+    against = trouble(case.booked, seen)
+    if against is not None and (found is None or isinstance(found, _OUTWEIGHED)):
+        return progress.Troubled(against.reason, against.message)
     return found
+
+
+def trouble(booked: Collection[group.Assignment], seen: sight.Sight) -> backend.Trouble | None:
+    """What stands against any of these groups."""
+    found = (seen.troubles.get(each.group_id) for each in booked)
+    return next((each for each in found if each is not None), None)
 
 
 def _of_workers(case: Case, seen: sight.Sight) -> progress.Progress | None:
@@ -61,8 +67,3 @@ def _reachable(case: Case, worker: sight.Worker) -> bool:
     if worker.routed is not None:
         return case.held.id in worker.routed
     return worker.report is not None and case.endpoint in worker.report.endpoints
-
-
-def _trouble(booked: Collection[group.Assignment], seen: sight.Sight) -> backend.Trouble | None:
-    found = (seen.troubles.get(each.group_id) for each in booked)
-    return next((each for each in found if each is not None), None)

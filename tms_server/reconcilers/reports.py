@@ -134,7 +134,7 @@ def decide(stored: Stored, seen: sight.Sight, now: dt.datetime) -> Changes:
         and (
             step := steps.step(held, _said(stored, held, wanted.get(held.id, ()), seen), known_shas, now)
             or steps.published(held, untold.get(held.id, ()), now)
-            or _warned(stored, held, seen, now)
+            or _warned(stored, held, wanted.get(held.id, ()), seen, now)
         )
     )
     return Changes(
@@ -158,18 +158,25 @@ def _said(
     return hearing.said(case, seen)
 
 
-def _warned(stored: Stored, held: lease.Lease, seen: sight.Sight, now: dt.datetime) -> steps.Step | None:
-    """A lease that serves has its worker: nothing new can stand against that."""
-    if held.active_at is not None and held.condition("Warning") is None:
+def _warned(
+    stored: Stored, held: lease.Lease, booked: Sequence[group.Assignment], seen: sight.Sight, now: dt.datetime
+) -> steps.Step | None:
+    """Of a lease that serves: what keeps its workers from being all that are wanted. Else: what stands against them."""
+    serving = held.condition("Serving")
+    if serving is not None and serving.status:
+        return steps.warned(held, hearing.trouble(booked, seen), now)
+    if held.active_at is not None:
         return None
+    worker = _worker(stored, held)
+    return None if worker is None else steps.warned(held, seen.warn(worker), now)
+
+
+def _worker(stored: Stored, held: lease.Lease) -> resources.WorkerSpec | None:
     placement = held.spec.placement
     if isinstance(placement, lease.Dedicated):
-        worker = placement.worker
-    elif (home := stored.pools.get((held.namespace, placement.pool))) is not None:
-        worker = home.spec.worker
-    else:
-        return None
-    return steps.warned(held, seen.warn(worker), now)
+        return placement.worker
+    home = stored.pools.get((held.namespace, placement.pool))
+    return None if home is None else home.spec.worker
 
 
 def _untold_names(stored: Stored, seen: sight.Sight) -> Mapping[ids.LeaseId, list[backend_module.Trouble]]:

@@ -8,6 +8,7 @@ led to it. What is said is only kept here; a reconciler works out its meaning.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import hmac
@@ -141,6 +142,7 @@ class Agents:
 
     async def push(self) -> dt.datetime | None:
         """One pass: tells every connected sidecar what its worker should hold now; answers when to look again."""
+        await self._look()
         sessions = dict(self._sessions)
         if not sessions:
             return None
@@ -155,6 +157,11 @@ class Agents:
                 session.offer(self._state(told, worker))
         waiting = any(each.withheld_since is not None for each in sessions.values())
         return self._parts.clock.now() + WITHHELD_RECHECK if waiting else None
+
+    async def _look(self) -> None:
+        """Which workers exist is known to every server, whether it decides anything or not."""
+        with contextlib.suppress(errors.Unavailable):
+            self._parts.live.observe(await self._parts.backend.observe())
 
     def _withheld(self, session: Session, held: Collection[lease.Lease]) -> bool:
         """Whether clients of leases that the worker should let go of are still led there; for a bounded time."""

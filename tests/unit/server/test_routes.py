@@ -8,12 +8,11 @@ import datetime as dt
 import pytest
 
 from tests.support import middle
-from tms_server.model import errors, group, ids, lease, resources
+from tms_server.model import errors, group, ids, lease
 from tms_server.ports import backend as backend_module
 from tms_server.services import views
 
 S = lease.LeaseState
-TWO = lease.Dedicated(resources.WorkerSpec(command="tms-worker"), replicas=2)
 
 
 def routed(world: middle.World, lease_id: str) -> set[str]:
@@ -328,3 +327,19 @@ async def test_workers_are_not_lost_while_their_sidecars_come_back_to_a_new_serv
     world.advance(seconds=middle.LOST_AFTER / dt.timedelta(seconds=1))
     (shown,) = await again.workers.list(middle.CALLER, ids.DEFAULT_NAMESPACE, "")
     assert shown.state == "LOST"
+
+
+async def test_a_lease_that_serves_tells_what_keeps_it_from_growing(led: middle.World) -> None:
+    active, group_id, _ = await with_two(led)
+    led.backend.trouble(group_id, backend_module.Trouble("Unschedulable", "0/3 nodes"))
+    await led.settle()
+    found = (await led.get(active.lease.id)).lease
+    warning = found.condition("Warning")
+    assert warning is not None
+    assert (warning.status, warning.reason) == (True, "Unschedulable")
+    assert await said(led, active.lease.id) == (True, "Serving")
+    led.backend.trouble(group_id, None)
+    await led.settle()
+    warning = (await led.get(active.lease.id)).lease.condition("Warning")
+    assert warning is not None
+    assert not warning.status
