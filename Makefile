@@ -1,11 +1,12 @@
 # Everything starts from Python 3.11 or newer and make; the rest is set up below .venv from the lock file.
 PYTHON ?= python3
 JOBS ?= auto
+BACKEND ?= processes
 UV := .uv/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kubernetes check unit e2e format protos docs bench lock clean
+.PHONY: help setup demo demo-processes demo-kubernetes test test-kubernetes check unit e2e format protos docs bench lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +25,14 @@ $(UV):
 
 setup: .venv/.ready ## Set up the virtual environment (all other targets do so too)
 
-demo: .venv/.ready ## Lease a classifier of handwritten digits, use it, watch it expire (under three minutes)
+demo: .venv/.ready ## Lease a classifier of handwritten digits, use it, watch it expire; BACKEND=kubernetes: on a test cluster
+	@$(MAKE) --no-print-directory demo-$(BACKEND)
+
+demo-processes:
 	@$(BIN)/python -m examples.digits.demo
+
+demo-kubernetes:
+	@$(BIN)/python -m tests.kubernetes.cluster exec -- $(BIN)/python -m examples.kubernetes.demo
 
 test: .venv/.ready ## Lint, types, architecture and all tests
 	@$(MAKE) --no-print-directory check

@@ -47,10 +47,9 @@ class Cluster:
         self.metrics_api: service.MetricsApi | None = None
 
     @classmethod
-    async def open(cls, settings: settings_module.Settings, clock: clock_module.Clock) -> Cluster:
+    async def open(cls, settings: settings_module.Settings, api: kube.Kube, clock: clock_module.Clock) -> Cluster:
         """Reads or makes the certificates. FailedPrecondition, PermissionDenied or Unavailable say what is missing."""
-        chosen = settings.kubernetes
-        opened = cls(settings, await kube.Kube.open(chosen.kubeconfig, chosen.context), clock)
+        opened = cls(settings, api, clock)
         if settings.tls.managed or settings.metrics_api.enabled:
             opened.certificates = certificates.Certificates(opened._api, opened._place(), clock)
             try:
@@ -122,7 +121,7 @@ class Cluster:
     def _place(self) -> certificates.Place:
         name, chosen = self._settings.metrics_api.service, self._settings.kubernetes
         in_cluster = (name, f"{name}.{self._namespace}", f"{name}.{self._namespace}.svc")
-        dialled = self._settings.kubernetes.dial.rpartition(":")[0].strip("[]")
+        dialled = chosen.dial.rpartition(":")[0].strip("[]") or self._settings.dial_host
         return certificates.Place(
             namespace=self._namespace,
             names=tuple(dict.fromkeys(filter(None, (*in_cluster, dialled, "localhost", "127.0.0.1")))),
