@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -13,7 +14,12 @@ import pytest
 from tests.support import postgres, stores
 from tms_server.model import errors
 from tms_server.ports import store as port
+from tms_server.reconcilers import heartbeat
 from tms_server.store import store as sql
+from tms_server.testing import clock as fake_clock
+from tms_server.world import live
+
+MINUTE = dt.timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -180,6 +186,31 @@ async def test_a_commit_that_is_refused_undoes_the_group(store: sql.SqlStore, po
     assert [type(each) for each in await together] == [errors.Unavailable] * 2
     assert await store.read(lambda reader: (reader.pools(), reader.revision())) == ((), 0)
     assert await stores.add(store, stores.new_lease(1))
+
+
+async def test_an_outage_that_two_servers_saw_is_credited_once(
+    postgres_url: str, postgres_server: postgres.Server, database: str
+) -> None:
+    clock = fake_clock.FakeClock()
+    opened = [await stores.open_store(postgres_url, clock_=clock) for _ in range(2)]
+    await stores.add(opened[0], stores.new_lease(1))
+    beats = [heartbeat.Heartbeat(each, clock, live.Live()) for each in opened]
+    for beat in beats:
+        await beat()
+    postgres_server.shut_out(database)
+    clock.advance(5 * MINUTE)
+    for beat in beats:
+        with pytest.raises(errors.Unavailable):
+            await beat()
+    clock.advance(5 * MINUTE)
+    postgres_server.let_in(database)
+    for beat in beats:
+        await beat()
+    held = await opened[1].read(lambda reader: reader.get_lease(stores.lease_id(1)))
+    assert held is not None
+    assert held.credit == 10 * MINUTE
+    for each in opened:
+        await each.close()
 
 
 @pytest.mark.slow  # A real server crashes and recovers.
