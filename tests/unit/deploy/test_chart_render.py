@@ -165,11 +165,12 @@ def test_probes_and_services_find_their_ports(values: Mapping[str, Any]) -> None
     for service in charts.of_kind(objects, "Service"):
         assert {each["targetPort"] for each in service["spec"]["ports"]} <= ports.keys()
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        mode = values.get("tls", {}).get("mode", "managed")
         # Kubernetes' gRPC probe knows no TLS.
-        if values.get("tls", {}).get("mode") == "off":
+        if mode == "off":
             assert container[probe]["grpc"]["port"] == ports["api"]
         else:
-            assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+            assert container[probe]["httpGet"]["scheme"] == ("HTTP" if mode == "managed" else "HTTPS")
             assert container[probe]["httpGet"]["port"] in ports
 
 

@@ -9,18 +9,23 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- /* Kubernetes' gRPC probe cannot speak TLS, so with a certificate the listener of the metrics is asked by HTTPS. */ -}}
+{{- /* Kubernetes' gRPC probe cannot speak TLS, so with a certificate the listener of the metrics is asked. It shows the
+certificate of files; that of the server's own making is for the API alone. */ -}}
 {{- define "tms.probe" -}}
 {{- if eq .root.Values.tls.mode "off" }}
 grpc:
   port: 30345
 {{- else }}
 httpGet:
-  scheme: HTTPS
+  scheme: {{ include "tms.metricsScheme" .root }}
   port: metrics
   path: {{ .path }}
 {{- end }}
 {{ toYaml .times }}
+{{- end -}}
+
+{{- define "tms.metricsScheme" -}}
+{{- ternary "HTTPS" "HTTP" (not (empty (include "tms.certificateSecret" .))) -}}
 {{- end -}}
 
 {{- define "tms.spread" -}}
