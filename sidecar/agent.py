@@ -159,7 +159,8 @@ class Agent:
             held=self._held,
             gone=self._gone,
             at_ms=at_ms,
-            server_ready=self._health.up,
+            # Only a pass decides that the server is down, but nobody is told that it is up when it just refused.
+            server_ready=self._health.up and not reading.refused,
             server_restarts=self._health.restarts,
             activity_known=self._parts.usage.absorb(reading, ready),
             activities=self._parts.usage.activities,

@@ -22,11 +22,12 @@ _LEAST_PERIOD_S, _MOST_PERIOD_S = 0.5, 5.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One look at the worker, begun at `at_ms`; `statistics` None where it did not answer."""
+    """One look at the worker, begun at `at_ms`; `statistics` None where it did not answer, `refused` nothing listened."""
 
     at_ms: int
     page: scrape.Page = scrape.NOTHING
     statistics: runtime.Statistics | None = None
+    refused: bool = False
 
     @property
     def in_flight(self) -> int:
@@ -62,7 +63,7 @@ class Usage:
                 statistics = await self._server.statistics()
             except errors.ServerGone as error:
                 log.warning("statistics.unavailable", error=str(error))
-                return Reading(at_ms=at_ms)
+                return Reading(at_ms=at_ms, refused=error.refused)
             reading = Reading(at_ms=at_ms, page=page, statistics=statistics)
             progress = frozenset(statistics.models.items())
             self._watched = wedge.read(self._watched, wedge.Reading(reading.in_flight, progress), _now_s())
