@@ -39,7 +39,12 @@ class Settings(pydantic_settings.BaseSettings):
     )
 
     data_dir: pathlib.Path = Field(default_factory=_default_data_dir, description="folder of all state")
-    database_url: str = Field(default="", description="database as sqlite:///PATH; empty: tms.db in data_dir")
+    database_url: str = Field(
+        default="",
+        repr=False,
+        description="database as sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/NAME for several servers; "
+        "empty: tms.db in data_dir",
+    )
     ready_file: pathlib.Path | None = Field(default=None, description="file written, as JSON, once the server answers")
     stop_workers_at_exit: bool = Field(
         default=False, description="stop the workers with the server instead of leaving them"
@@ -70,6 +75,16 @@ class Settings(pydantic_settings.BaseSettings):
     @classmethod
     def _absolute(cls, value: pathlib.Path) -> pathlib.Path:
         return value.expanduser().absolute()
+
+    @pydantic.field_serializer("database_url")
+    def _without_password(self, value: str) -> str:
+        if not value.startswith("postgres"):
+            return value
+        scheme, _, rest = value.partition("://")
+        account, at, place = rest.rpartition("@")
+        place, mark, query = place.partition("?")
+        kept = [each for each in query.split("&") if "password" not in each.partition("=")[0]]
+        return f"{scheme}://{account.partition(':')[0]}{at}{place}{mark}{'&'.join(kept)}"
 
     @pydantic.model_validator(mode="after")
     def _no_secrets_in_the_clear(self) -> Settings:

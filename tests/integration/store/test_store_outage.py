@@ -188,6 +188,30 @@ async def test_a_commit_that_is_refused_undoes_the_group(store: sql.SqlStore, po
     assert await stores.add(store, stores.new_lease(1))
 
 
+async def test_a_connection_that_breaks_in_the_commit_leaves_it_open_what_became_of_it(
+    store: sql.SqlStore, postgres_url: str
+) -> None:
+    trap = """
+        CREATE FUNCTION spring() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER spring AFTER INSERT ON pools DEFERRABLE INITIALLY DEFERRED
+          FOR EACH ROW EXECUTE FUNCTION spring();
+    """
+    with psycopg.connect(postgres_url) as administrator:
+        administrator.execute(trap)
+    runs: list[int] = []
+
+    def work(unit: port.UnitOfWork) -> None:
+        runs.append(1)
+        unit.put_pool(stores.new_pool())
+
+    with pytest.raises(errors.Unavailable, match="may have been made or not"):
+        await store.write(work)
+    assert len(runs) == 1
+    assert await stores.add(store, stores.new_lease(1))
+    assert await store.read(lambda reader: reader.pools()) == ()
+
+
 async def test_an_outage_that_two_servers_saw_is_credited_once(
     postgres_url: str, postgres_server: postgres.Server, database: str
 ) -> None:

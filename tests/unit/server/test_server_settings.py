@@ -110,6 +110,22 @@ def test_the_settings_are_printed_without_their_secrets(
     assert "hush" not in printed
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////a@b?c", "sqlite:////a@b?c"),
+        ("postgresql://u:hush@h:1/db?sslmode=require", "postgresql://u@h:1/db?sslmode=require"),
+        ("postgresql://h/db?user=u&password=hush&sslpassword=hush", "postgresql://h/db?user=u"),
+        ("postgres://u:hu?sh@hush@h/db", "postgres://u@h/db"),
+    ],
+)
+def test_the_password_of_the_database_is_not_shown(url: str, shown: str) -> None:
+    made = settings.load({"database_url": url}, None)
+    assert made.database == url
+    assert made.model_dump(mode="json")["database_url"] == shown
+    assert "hush" not in repr(made)
+
+
 def test_wrong_settings_end_the_program_with_the_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
