@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, chart, cli, lease_states, metrics, settings, sidecar, worker
+from docs.pages import api, chart, cli, lease_states, metrics, settings, sidecar, test_cluster, worker
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGES = {
@@ -16,6 +16,7 @@ PAGES = {
     "metrics.md": metrics.text,
     "settings.md": settings.text,
     "sidecar-flags.md": sidecar.text,
+    "test-cluster.md": test_cluster.text,
     "worker-flags.md": worker.text,
 }
 
