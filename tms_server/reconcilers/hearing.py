@@ -46,7 +46,8 @@ def trouble(booked: Collection[group.Assignment], seen: sight.Sight) -> backend.
 
 def _of_workers(case: Case, seen: sight.Sight) -> progress.Progress | None:
     pairs = [(booked, worker) for booked in case.booked for worker in seen.of(booked.group_id)]
-    if not pairs and any(booked.group_id in seen.observed for booked in case.booked):
+    served = case.held.active_at is not None
+    if served and not pairs and any(booked.group_id in seen.observed for booked in case.booked):
         return progress.Lost("WorkerLost", "none of its workers is there")
     down = [worker for _, worker in pairs if worker.down]
     if down and len(down) == len(pairs) and any(worker.report is not None for worker in down):

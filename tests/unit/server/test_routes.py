@@ -343,3 +343,11 @@ async def test_a_lease_that_serves_tells_what_keeps_it_from_growing(led: middle.
     warning = (await led.get(active.lease.id)).lease.condition("Warning")
     assert warning is not None
     assert not warning.status
+
+
+async def test_a_worker_that_was_not_there_yet_is_not_lost(led: middle.World) -> None:
+    placed = await led.placed()
+    assert placed.group_id is not None
+    led.backend.lose_replica(placed.group_id, led.replicas(placed.group_id)[0])
+    await led.settle()
+    assert (await led.get(placed.lease.id)).lease.condition("ModelsReady") is None
