@@ -24,7 +24,9 @@ from tms_server import loops as loops_module
 from tms_server import settings as settings_module
 from tms_server.api import server as server_module
 from tms_server.backends.kubernetes import backend as pods
+from tms_server.backends.kubernetes import connect
 from tms_server.backends.processes import backend as processes
+from tms_server.metrics_api import kube
 from tms_server.model import errors, ids, pool
 from tms_server.observability import listener
 from tms_server.observability import metrics as metrics_module
@@ -158,7 +160,8 @@ class App:
     async def _open_cluster(self, stack: contextlib.AsyncExitStack) -> cluster.Cluster | None:
         if self._settings.backend != "kubernetes":
             return None
-        opened = await cluster.Cluster.open(self._settings, self._outside.clock)
+        api = kube.Kube(await connect.connect(wiring.connection(self._settings)))
+        opened = await cluster.Cluster.open(self._settings, api, self._outside.clock)
         stack.push_async_callback(opened.close)
         return opened
 

@@ -18,6 +18,7 @@ from tests.kubernetes import by_hand
 from tests.kubernetes.cluster import client as cluster_client
 from tests.kubernetes.cluster import waiting
 from tms_server import clock as clock_module
+from tms_server.backends.kubernetes import connect
 from tms_server.metrics_api import bodies, certificates, kube, registration, selectors, server, service
 from tms_server.model import lease
 
@@ -59,7 +60,7 @@ async def face(
     cluster: cluster_client.Cluster, api: kubernetes.client.ApiClient, namespace: str
 ) -> AsyncIterator[Face]:
     clock, load = clock_module.SystemClock(), Load()
-    access = await kube.Kube.open(str(cluster.kubeconfig))
+    access = kube.Kube(await connect.connect(connect.Connection(kubeconfig=cluster.kubeconfig)))
     names = (f"metrics.{namespace}.svc", f"metrics.{namespace}")
     place = certificates.Place(namespace=namespace, names=names, installation=INSTALLATION)
     kept = certificates.Certificates(access, place, clock)
@@ -170,6 +171,22 @@ async def test_the_real_autoscaler_grows_and_shrinks_by_our_values(
         await size_is(api, face.namespace, 1)
 
 
+@pytest.mark.slow  # the same
+async def test_the_real_autoscaler_takes_a_value_of_the_whole_for_the_workers_that_serve(
+    face: Face, api: kubernetes.client.ApiClient
+) -> None:
+    face.load.milli[lease.MetricKind.QUEUE_TIME] = 15_000
+    await asyncio.to_thread(make_target, api, face.namespace)
+    async with scaled(api, face.namespace, "tms_queue_time", {"type": "Value", "value": "10"}):
+        # 15 ms where 10 are wanted, on the one worker that serves: two; and on two that serve: three.
+        await size_is(api, face.namespace, 3)
+        face.load.milli[lease.MetricKind.QUEUE_TIME] = 10_500
+        await autoscaler_says(api, face.namespace, "AbleToScale", "True")
+        assert await asyncio.to_thread(replicas, api, face.namespace) == 3
+        face.load.milli[lease.MetricKind.QUEUE_TIME] = 0
+        await size_is(api, face.namespace, 1)
+
+
 def made(model: type[Made], manifest: dict[str, Any]) -> Made:
     found = model.from_dict(manifest)  # type: ignore[attr-defined]  # every model has it
     assert isinstance(found, model)
@@ -178,7 +195,8 @@ def made(model: type[Made], manifest: dict[str, Any]) -> Made:
 
 def make_target(api: kubernetes.client.ApiClient, namespace: str) -> None:
     labels = {"app": "target"}
-    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "pause", "image": "none/pause"}]}}
+    pause = {"name": "pause", "image": "tms/worker:test", "command": ["sh", "-c", "sleep 600"]}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [pause], "terminationGracePeriodSeconds": 1}}
     manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

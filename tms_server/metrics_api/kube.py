@@ -5,7 +5,6 @@ The only module here that knows the client library.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +12,6 @@ from typing import Any
 
 import aiohttp
 from kubernetes import aio
-from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import rest
 
 from tms_server.model import errors
@@ -27,26 +25,10 @@ FIELD_MANAGER = "tms"
 
 
 class Kube:
-    """A connection to the API server. Every call is bounded; Unavailable when there is no answer."""
+    """A connection to the API server, which it closes. Every call is bounded; Unavailable when there is no answer."""
 
     def __init__(self, client: aio.client.ApiClient) -> None:
         self._client = client
-
-    @classmethod
-    async def open(cls, kubeconfig: str = "", context: str = "") -> Kube:
-        """By a file, or from inside of a pod without one. FailedPrecondition when neither is there."""
-        configuration = aio.client.Configuration()
-        configuration.retries = None
-        try:
-            if kubeconfig:
-                await kube_config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
-                    config_file=kubeconfig, context=context or None, client_configuration=configuration
-                )
-            else:
-                kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # theirs
-        except (kube_config.ConfigException, OSError) as error:
-            raise errors.FailedPrecondition(f"kubernetes: cannot reach the API server: {error}") from error
-        return cls(aio.client.ApiClient(configuration))
 
     async def close(self) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]  # theirs
@@ -75,9 +57,11 @@ class Kube:
             answer = await self._send("GET", f"{path}?{query}", None, {}, WATCH_S + BOUND_S)
             if answer.status >= 300:
                 _answer(answer.status, await answer.read(), path)  # type: ignore[no-untyped-call]  # theirs
-            with contextlib.closing(answer.response):
+            try:
                 async for line in answer.response.content:
                     yield json.loads(line)
+            finally:
+                _cut(answer.response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise errors.Unavailable(f"the watch of {path}/{name} broke: {error!r}") from error
 
@@ -112,6 +96,13 @@ class Refusal:
     code: int
     reason: str
     message: str
+
+
+def _cut(response: aiohttp.ClientResponse) -> None:
+    """Ends a stream at once: politely, it would wait for the other side to agree."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
+    response.close()
 
 
 def _answer(status: int, text: bytes, path: str) -> Json:

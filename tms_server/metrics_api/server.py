@@ -21,6 +21,7 @@ from tms_server.model import errors
 
 log = structlog.get_logger(__name__)
 MOST_AT_ONCE = 512
+STOP_S = 2.0
 OPEN_PATHS = ("healthz", "livez", "readyz")
 _CODES: tuple[tuple[type[errors.TmsError], int, str], ...] = (
     (errors.InvalidField, 400, "BadRequest"),
@@ -57,7 +58,7 @@ class Server:
         """Listens; answers the port. FailedPrecondition when the address cannot be had."""
         app = web.Application(client_max_size=64 * 1024)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_S)
         await self._runner.setup()
         try:
             bound = socket.create_server((at.host, at.port), family=_family(at.host))
@@ -68,8 +69,14 @@ class Server:
 
     async def stop(self) -> None:
         """Takes no new requests and ends those in flight within moments."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._runner is None:
+            return
+        open_ = self._runner.server.connections if self._runner.server is not None else []
+        transports = [each.transport for each in open_ if each.transport is not None]
+        await self._runner.cleanup()
+        for each in transports:
+            # Politely, it would wait for the other side to agree.
+            each.abort()
 
     def show(self, shown: certificates.Shown) -> None:
         """Uses another certificate for new connections."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -44,7 +44,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What is stored of leases that grow. `groups` are all that there are; `reports` are those of other servers too."""
+    """What is stored of leases that grow. `groups` are all that there are; `reports` only where other servers hear some."""
 
     cases: tuple[Case, ...]
     groups: frozenset[ids.GroupId]
@@ -83,7 +83,8 @@ class Autoscaler:
         return now + SAMPLE if self._any else self._decided_at + DECIDE
 
     async def _decide(self, now: dt.datetime) -> None:
-        stored = await self.store.read(_load)
+        heard = {report.group_id for report in self.live.reports()}
+        stored = await self.store.read(lambda reader: _load(reader, heard))
         self._any = bool(stored.cases)
         self.usage.take((*stored.reports, *self.live.reports()) if self._any else ())
         decided = {each.held.id: Move(each, self._decision(each, now)) for each in stored.cases if self._sizes(each)}
@@ -131,7 +132,7 @@ def _held(case: Case, decision: policy.Decision, memory: policy.Memory) -> polic
     return policy.Decision(size=case.size, reason="Unready", message=message, memory=memory)
 
 
-def _load(reader: store_module.Reader) -> Stored:
+def _load(reader: store_module.Reader, heard: Collection[ids.GroupId]) -> Stored:
     growing = [each for each in reader.unended_leases() if each.state.living and each.spec.autoscaling is not None]
     if not growing:
         return Stored(cases=(), groups=frozenset(), reports=())
@@ -141,9 +142,9 @@ def _load(reader: store_module.Reader) -> Stored:
         if not each.draining and each.group_id in groups:
             booked.setdefault(each.lease_id, []).append(each)
     found = (_case(each, copies.in_age(booked.get(each.id, ())), groups) for each in growing)
-    return Stored(
-        cases=tuple(each for each in found if each is not None), groups=frozenset(groups), reports=reader.reports()
-    )
+    cases = tuple(each for each in found if each is not None)
+    elsewhere = any(each.group_id not in heard for case in cases for each in case.booked)
+    return Stored(cases=cases, groups=frozenset(groups), reports=reader.reports() if elsewhere else ())
 
 
 def _case(
