@@ -8,9 +8,11 @@ import dataclasses
 import datetime as dt
 import json
 import pathlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from tests.kubernetes.cluster.kubelet import faults as faults_module
 from tms_server import clock
 from tms_server.backends.kubernetes import backend as kubernetes
 from tms_server.backends.kubernetes import connect
@@ -151,3 +153,15 @@ def kubeconfig_of(directory: pathlib.Path, server: str, authority: pathlib.Path,
         )
     )
     return path
+
+
+def stand_ins(faults: faults_module.Faults) -> dict[str, Any]:
+    """Options with images that a test cluster runs as small programs in place of worker and sidecar."""
+    script = str(pathlib.Path(__file__).with_name("pod_program.py"))
+    for name, port in (("worker", "8000"), ("sidecar", "8003")):
+        faults.register_image(f"stand-in/{name}", [sys.executable, script, name, port])
+    programs = {"tms-worker": options_module.Program(image="stand-in/worker:1")}
+    # The first process of a container hears no signal before it asks for it: one that only began is killed in the end.
+    short = options_module.Profile(termination_grace_s=2, lost_node_s=1)
+    profiles = {"default": short, "full": dataclasses.replace(FULL, termination_grace_s=2)}
+    return {"programs": programs, "sidecar_image": "stand-in/sidecar:1", "profiles": profiles}
