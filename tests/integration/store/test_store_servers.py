@@ -127,7 +127,7 @@ async def test_who_fell_far_behind_reads_everything_again(
 
 
 def test_what_each_server_keeps_is_what_is_stored(postgres_server: postgres.Server, postgres_template: str) -> None:
-    @hypothesis.settings(deadline=None, max_examples=15)
+    @hypothesis.settings(deadline=None, max_examples=5)
     @hypothesis.given(st.lists(st.tuples(keeping.STEPS, st.booleans(), st.booleans()), max_size=10))
     def law(units: list[tuple[list[tuple[str, int]], bool, bool]]) -> None:
         name = postgres_server.create(postgres_template)
