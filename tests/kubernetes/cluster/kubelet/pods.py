@@ -56,6 +56,7 @@ class Pod:
         self._end = _End()
         self._deletion = asyncio.Event()
         self._dirty = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._written: kube.Json | None = None
         self._conditions = {one["type"]: one for one in pod.get("status", {}).get("conditions") or []}
         self._started_at = pod.get("status", {}).get("startTime") or times.stamp()
@@ -237,13 +238,14 @@ class Pod:
                 await times.pause(_RETRY_S)
 
     async def _write_status(self) -> None:
-        written = self._render()
-        if written == self._written or self._end.is_gone:
-            return
-        body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": written}
-        await self._tools.client.patch(f"{_path(self.pod)}/status", body)
-        self._written = written
-        self._conditions |= {one["type"]: one for one in written["conditions"]}
+        async with self._turn:  # an older status must not arrive after a newer one
+            written = self._render()
+            if written == self._written or self._end.is_gone:
+                return
+            body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": written}
+            await self._tools.client.patch(f"{_path(self.pod)}/status", body)
+            self._written = written
+            self._conditions |= {one["type"]: one for one in written["conditions"]}
 
     def _render(self) -> kube.Json:
         view = status.View(

@@ -144,22 +144,17 @@ def render(pod: Json, view: View, previous: collections.abc.Mapping[str, Json], 
 
 
 def phase(pod: Json, view: View) -> str:
-    if view.failure:
-        return "Failed"
     policy = pod["spec"].get("restartPolicy", "Always")
-    if policy == "Never" and any(_failed(one) for one in view.of(Kind.INIT)):
-        return "Failed"
     mains = view.of(Kind.MAIN)
-    if any(isinstance(one.state, Waiting) and one.last is None for one in mains):
-        return "Failed" if view.has_ended else "Pending"
-    ended = [one for one in mains if isinstance(one.state, Terminated)]
-    if view.has_ended:
-        return "Failed" if any(_failed(one) for one in ended) else "Succeeded"
-    if len(ended) < len(mains) or policy == "Always":
+    begun = all(one.last or not isinstance(one.state, Waiting) for one in mains)
+    init_failed = policy == "Never" and any(_failed(one) for one in view.of(Kind.INIT))
+    if view.failure or init_failed or (view.has_ended and not begun):
+        return "Failed"
+    if not begun:
+        return "Pending"
+    if any(isinstance(one.state, Running) for one in view.of(Kind.SIDECAR)):
         return "Running"
-    if not any(_failed(one) for one in ended):
-        return "Succeeded"
-    return "Failed" if policy == "Never" else "Running"
+    return _phase_of_begun(mains, "Never" if view.has_ended else policy)
 
 
 def conditions(pod: Json, view: View) -> list[Json]:
@@ -182,6 +177,14 @@ def is_ready(status: Json) -> bool:
 
 def image_id(image: str) -> str:
     return f"{image.partition('@')[0]}@sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+
+def _phase_of_begun(mains: list[ContainerView], policy: str) -> str:
+    if policy == "Always" or not all(isinstance(one.state, Terminated) for one in mains):
+        return "Running"
+    if not any(_failed(one) for one in mains):
+        return "Succeeded"
+    return "Failed" if policy == "Never" else "Running"
 
 
 def _initialized(view: View, now_phase: str) -> Json:
