@@ -18,6 +18,8 @@ from tms_server.metrics_api import registration
 
 # Their operators are not in the test cluster.
 KNOWN = {name: values for name, values in rendered.MATRIX.items() if name not in ("monitors", "cert-manager")}
+# What is tested here needs no server that runs.
+STILL: dict[str, Any] = {"server": {"replicas": 0}}
 STAYS = {("PersistentVolumeClaim", "tms-data")}
 
 
@@ -46,12 +48,12 @@ def test_its_life(api: kubernetes.client.ApiClient, helm: charts.Helm) -> None:
     before = charts.labelled(api, "tms", helm.namespace)
     assert before == set()
 
-    helm.install("tms", {})
+    helm.install("tms", STILL)
     installed = charts.labelled(api, "tms", helm.namespace)
     assert {("Deployment", "tms"), ("APIService", registration.NAME), *STAYS} <= installed
     first = _settings(api, helm.namespace)
 
-    helm.upgrade("tms", {"settings": {"log": {"level": "debug"}}, "service": {"type": "NodePort"}})
+    helm.upgrade("tms", {**STILL, "settings": {"log": {"level": "debug"}}, "service": {"type": "NodePort"}})
     assert charts.labelled(api, "tms", helm.namespace) == installed | {("Service", "tms-external")}
     assert "debug" in _settings(api, helm.namespace)
 
@@ -67,29 +69,29 @@ def test_its_life(api: kubernetes.client.ApiClient, helm: charts.Helm) -> None:
 def test_it_takes_up_the_claim_that_an_earlier_release_left(
     api: kubernetes.client.ApiClient, helm: charts.Helm
 ) -> None:
-    helm.install("tms", {})
+    helm.install("tms", STILL)
     left = _claim(api, helm.namespace)
     helm.uninstall("tms")
-    helm.install("tms", {})
+    helm.install("tms", STILL)
     assert _claim(api, helm.namespace) == left
 
 
 def test_a_metrics_api_of_somebody_else_is_left_alone(api: kubernetes.client.ApiClient, helm: charts.Helm) -> None:
     with _somebody_elses(api) as theirs:
-        helm.install("tms", {})
+        helm.install("tms", STILL)
         assert _registered(api) == theirs
         assert '"register_service" = false' in _settings(api, helm.namespace)
-        helm.upgrade("tms", {"settings": {"log": {"level": "debug"}}})
+        helm.upgrade("tms", {**STILL, "settings": {"log": {"level": "debug"}}})
         helm.uninstall("tms")
         assert _registered(api) == theirs
 
 
 def test_its_own_metrics_api_stays_its_own_over_an_upgrade(api: kubernetes.client.ApiClient, helm: charts.Helm) -> None:
-    helm.install("tms", {})
+    helm.install("tms", STILL)
     # The server keeps its CA there; an upgrade must not take it away.
     services = kubernetes.client.ApiregistrationV1Api(api)
     services.patch_api_service(registration.NAME, {"spec": {"caBundle": "Q0E="}})
-    helm.upgrade("tms", {"settings": {"log": {"level": "debug"}}})
+    helm.upgrade("tms", {**STILL, "settings": {"log": {"level": "debug"}}})
     kept = _registered(api)
     assert (kept["service"]["name"], kept["service"]["namespace"]) == ("tms", helm.namespace)
     assert kept["caBundle"] == "Q0E="
@@ -107,7 +109,7 @@ def test_wrong_values_leave_nothing_behind(api: kubernetes.client.ApiClient, hel
 def test_the_account_may_do_what_the_server_does_and_no_more(
     api: kubernetes.client.ApiClient, helm: charts.Helm
 ) -> None:
-    helm.install("tms", {})
+    helm.install("tms", STILL)
     for each in kinds.ALL:
         for verb in each.verbs:
             assert _may(api, helm.namespace, verb, each.group, each.plural, each.namespaced), f"{verb} {each.plural}"

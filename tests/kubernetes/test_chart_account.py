@@ -16,6 +16,7 @@ from tests.kubernetes.cluster import client as cluster_client
 from tests.support import kubernetes_backend as support
 from tms_server import clock
 from tms_server.backends.kubernetes import backend as backend_module
+from tms_server.backends.kubernetes import connect
 from tms_server.fleet import desired
 from tms_server.metrics_api import certificates, kube, registration
 from tms_server.model import errors, ids
@@ -43,7 +44,7 @@ def helm(cluster: cluster_client.Cluster, namespace: str) -> collections.abc.Ite
 def account(
     cluster: cluster_client.Cluster, api: kubernetes.client.ApiClient, helm: charts.Helm, tmp_path: pathlib.Path
 ) -> Account:
-    helm.install("tms", {})
+    helm.install("tms", {"server": {"replicas": 0}})  # the account alone
     request = kubernetes.client.AuthenticationV1TokenRequest(spec=kubernetes.client.V1TokenRequestSpec(audiences=[]))
     core = kubernetes.client.CoreV1Api(api)
     answer = core.create_namespaced_service_account_token("tms", helm.namespace, request)
@@ -69,7 +70,7 @@ async def test_the_backend_makes_changes_and_removes_workers_with_it(
 async def test_certificates_are_made_published_and_registered_with_it(
     api: kubernetes.client.ApiClient, account: Account
 ) -> None:
-    connection = await kube.Kube.open(str(account.kubeconfig))
+    connection = kube.Kube(await connect.connect(connect.Connection(kubeconfig=account.kubeconfig)))
     try:
         place = certificates.Place(
             namespace=account.namespace,
@@ -95,7 +96,7 @@ async def test_certificates_are_made_published_and_registered_with_it(
 async def test_without_the_charts_rights_the_backend_says_which_are_missing(
     helm: charts.Helm, account: Account
 ) -> None:
-    helm.upgrade("tms", {"rbac": {"create": False}})
+    helm.upgrade("tms", {"server": {"replicas": 0}, "rbac": {"create": False}})
     with pytest.raises(errors.PermissionDenied, match=r"deployments\.apps"):
         await _open(account)
 

@@ -6,6 +6,7 @@ import collections.abc
 import json
 
 import grpc
+import helm_python
 import kubernetes
 import pytest
 
@@ -67,13 +68,24 @@ def test_settings_that_the_server_refuses_fail_the_install_and_say_why(
     wrong = {**OWN_ADDRESS, "server": {"extraArgs": ["--log-level=loud"]}}
     helm.install("tms", wrong)
     core = kubernetes.client.CoreV1Api(api)
-    said = waiting.until(
-        lambda: _previous_log(core, helm.namespace), lambda text: "log.level" in text, limit_s=STARTED_S
-    )
+    said = waiting.until(lambda: _log(core, helm.namespace), lambda text: "log.level" in text, limit_s=STARTED_S)
     assert "wrong settings" in said
 
 
-def _previous_log(core: kubernetes.client.CoreV1Api, namespace: str) -> str:
+def test_a_migration_that_fails_fails_the_install_before_any_server_starts(
+    api: kubernetes.client.ApiClient, helm: charts.Helm
+) -> None:
+    nobody = {"url": "postgresql://tms:secret@127.0.0.1:1/tms?connect_timeout=2"}
+    with pytest.raises(helm_python.HelmError, match="tms-migrate"):
+        helm.install("tms", {"database": nobody, "migrations": {"backoffLimit": 0}}, timeout=STARTED_S)
+    core, apps = kubernetes.client.CoreV1Api(api), kubernetes.client.AppsV1Api(api)
+    assert apps.list_namespaced_deployment(helm.namespace).items == []
+    said = _log(core, helm.namespace)
+    assert "database.not_migrated" in said
+    assert "secret" not in said
+
+
+def _log(core: kubernetes.client.CoreV1Api, namespace: str) -> str:
     pods = core.list_namespaced_pod(namespace).items
     if not pods or pods[0].metadata is None:
         return ""
