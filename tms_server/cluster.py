@@ -124,7 +124,9 @@ class Cluster:
         dialled = chosen.dial.rpartition(":")[0].strip("[]") or self._settings.dial_host
         return certificates.Place(
             namespace=self._namespace,
-            names=tuple(dict.fromkeys(filter(None, (*in_cluster, dialled, "localhost", "127.0.0.1")))),
+            names=tuple(
+                dict.fromkeys(filter(None, (*in_cluster, dialled, "localhost", "127.0.0.1", *self._settings.tls.names)))
+            ),
             installation=name,
             secret=f"{name}-serving",
             workers_namespace=chosen.namespace,
