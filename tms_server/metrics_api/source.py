@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from tms_server import clock as clock_module
@@ -21,6 +22,7 @@ from tms_server.world import usage as usage_module
 
 LEASE, NAMESPACE, QUANTILE = "lease", "namespace", "quantile"
 QUANTILES = (500, 900, 950, 990)
+STORED_AGAIN = dt.timedelta(seconds=2)
 MOST = 1000
 """Most leases that one query answers for."""
 
@@ -41,9 +43,12 @@ class _Served:
     groups: frozenset[ids.GroupId]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)
 class LeaseSource:
-    """Values of this server's leases. `namespace`: the one of Kubernetes where their workers are."""
+    """Values of all leases. `namespace`: the one of Kubernetes where their workers are.
+
+    Workers that speak to other servers are known from what those stored, read at most once in `STORED_AGAIN`.
+    """
 
     namespace: str
     store: store_module.Store
@@ -52,15 +57,25 @@ class LeaseSource:
     usage: usage_module.Usage
     clock: clock_module.Clock
     window: dt.timedelta = window.WINDOW
+    _read_at: dt.datetime | None = dataclasses.field(default=None, init=False)
 
     async def series(self, kind: lease.MetricKind, namespace: str, selector: selectors.Selector) -> list[bodies.Series]:
         if namespace != self.namespace:
             return []
         only = selector.only(LEASE)
-        served = await self.store.read(lambda reader: list(_served(reader, only)))
-        self.usage.take(self.live.reports())
+        served = await self.store.read(lambda reader: list(itertools.islice(_served(reader, only), MOST)))
         now = self.clock.now()
-        return [found for each in served[:MOST] for found in self._of(each, kind, selector, now)]
+        await self._hear({group_id for each in served for group_id in each.groups}, now)
+        return [found for each in served for found in self._of(each, kind, selector, now)]
+
+    async def _hear(self, groups: Collection[ids.GroupId], now: dt.datetime) -> None:
+        known_lately = self._read_at is not None and now - self._read_at < STORED_AGAIN
+        if not known_lately and not usage_module.heard_here(self.live, groups):
+            self._read_at = now
+            reports, present = await self.store.read(lambda reader: (reader.reports(), reader.groups()))
+            self.usage.take(reports)
+            self.usage.keep_only({each.id for each in present}, now)
+        self.usage.take(self.live.reports())
 
     def _of(
         self, served: _Served, kind: lease.MetricKind, selector: selectors.Selector, now: dt.datetime

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -83,8 +83,7 @@ class Autoscaler:
         return now + SAMPLE if self._any else self._decided_at + DECIDE
 
     async def _decide(self, now: dt.datetime) -> None:
-        heard = {report.group_id for report in self.live.reports()}
-        stored = await self.store.read(lambda reader: _load(reader, heard))
+        stored = await self.store.read(lambda reader: _load(reader, self.live))
         self._any = bool(stored.cases)
         self.usage.take((*stored.reports, *self.live.reports()) if self._any else ())
         decided = {each.held.id: Move(each, self._decision(each, now)) for each in stored.cases if self._sizes(each)}
@@ -95,8 +94,7 @@ class Autoscaler:
             log.info("autoscaler.resized", lease=move.case.held.id, size=move.decision.size, why=move.decision.message)
         # Remembered only once it is written: what was void is decided anew.
         self._memory = {key: each.decision.memory for key, each in decided.items()}
-        keys = {model.key for each in stored.cases for model in bundle.models(each.held)}
-        self.usage.keep_only(stored.groups, keys, now)
+        self.usage.keep_only(stored.groups, now)
 
     def _sizes(self, case: Case) -> bool:
         return case.own is None if isinstance(case.held.spec.placement, lease.InPool) else self.sizes_replicas()
@@ -132,7 +130,7 @@ def _held(case: Case, decision: policy.Decision, memory: policy.Memory) -> polic
     return policy.Decision(size=case.size, reason="Unready", message=message, memory=memory)
 
 
-def _load(reader: store_module.Reader, heard: Collection[ids.GroupId]) -> Stored:
+def _load(reader: store_module.Reader, known: live_module.Live) -> Stored:
     growing = [each for each in reader.unended_leases() if each.state.living and each.spec.autoscaling is not None]
     if not growing:
         return Stored(cases=(), groups=frozenset(), reports=())
@@ -143,8 +141,8 @@ def _load(reader: store_module.Reader, heard: Collection[ids.GroupId]) -> Stored
             booked.setdefault(each.lease_id, []).append(each)
     found = (_case(each, copies.in_age(booked.get(each.id, ())), groups) for each in growing)
     cases = tuple(each for each in found if each is not None)
-    elsewhere = any(each.group_id not in heard for case in cases for each in case.booked)
-    return Stored(cases=cases, groups=frozenset(groups), reports=reader.reports() if elsewhere else ())
+    here = usage_module.heard_here(known, {each.group_id for case in cases for each in case.booked})
+    return Stored(cases=cases, groups=frozenset(groups), reports=() if here else reader.reports())
 
 
 def _case(

@@ -13,6 +13,8 @@ from tms_server.model import bundle, group, ids
 from tms_server.ports import backend as backend_module
 from tms_server.world import live
 
+MOST_LOADS = 10_000
+
 
 class Usage:
     """Of one server: a track of each worker that was heard."""
@@ -40,12 +42,18 @@ class Usage:
         """The longest that any of the models took to load, as far as it was seen; zero while nothing is known."""
         return max((self._loads[key] for key in keys if key in self._loads), default=dt.timedelta(0))
 
-    def keep_only(self, groups: Collection[ids.GroupId], keys: Collection[bundle.ModelKey], now: dt.datetime) -> None:
-        """Forgets groups and models that are no more, and workers that were not heard for long."""
+    def keep_only(self, groups: Collection[ids.GroupId], now: dt.datetime) -> None:
+        """Forgets workers of groups that are no more or that were not heard for long, and the oldest loads of too many."""
         start = now - 4 * window.WINDOW
         tracks = self._tracks.items()
         self._tracks = {key: each for key, each in tracks if key.group_id in groups and each.last.received_at > start}
-        self._loads = {key: took for key, took in self._loads.items() if key in keys}
+        self._loads = dict(list(self._loads.items())[-MOST_LOADS:])
+
+
+def heard_here(known: live.Live, groups: Iterable[ids.GroupId]) -> bool:
+    """Whether every worker of these groups speaks to this server; else others hear some, and store what they hear."""
+    workers = [worker for each in groups for worker in known.workers(each) or (ids.WorkerId(each),)]
+    return all(known.heard(each) is not None and known.gone_since(each) is None for each in workers)
 
 
 def led_to(

@@ -9,7 +9,7 @@ import pytest
 from tests.support import middle
 from tms_server.metrics_api import selectors, source
 from tms_server.model import ids, lease
-from tms_server.world import usage
+from tms_server.world import live, usage
 
 KIND = lease.MetricKind
 HERE = "models"
@@ -87,3 +87,20 @@ async def test_workers_that_serve_unheard_count_as_the_others(led: middle.World,
     models = tuple(dataclasses.replace(each, in_flight=5) for each in report.models)
     await led.hear(one.group_id, replica=ids.ReplicaId("second"), models=models, in_flight_known=True)
     assert await ask(values, KIND.IN_FLIGHT, "") == {one.lease.id: 10_000}
+
+
+async def test_workers_that_speak_to_another_server_are_known_from_the_store(
+    led: middle.World, values: source.LeaseSource
+) -> None:
+    one = await led.active()
+    await say(led, one.group_id, in_flight=6)
+    await led.beat()
+    follower = dataclasses.replace(values, live=live.Live(), usage=usage.Usage())
+    assert await ask(follower, KIND.IN_FLIGHT, f"lease={one.lease.id}") == {one.lease.id: 6000}
+    led.advance(seconds=1)
+    await say(led, one.group_id, in_flight=8)
+    await led.beat()
+    # Not asked again within moments, and then from what is stored meanwhile.
+    assert await ask(follower, KIND.IN_FLIGHT, "") == {one.lease.id: 6000}
+    led.advance(seconds=1)
+    assert (await ask(follower, KIND.IN_FLIGHT, ""))[one.lease.id] > 6000
