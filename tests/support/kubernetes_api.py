@@ -91,6 +91,8 @@ class Cluster:
         if known is not None:
             metadata["uid"] = known["metadata"]["uid"]
         metadata["resourceVersion"] = str(self._revision)
+        before = known["metadata"].get("generation", 0) if known is not None else 0
+        metadata["generation"] = before + (known is None or known.get("spec") != found.get("spec"))
         stored = {**found, "metadata": metadata}
         self.objects[key] = stored
         self._tell("MODIFIED" if known is not None else "ADDED", plural, stored)

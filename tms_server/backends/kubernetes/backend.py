@@ -44,6 +44,7 @@ from tms_server.ports import backend
 
 log = structlog.get_logger(__name__)
 Json = dict[str, Any]
+Key = tuple[tuple[object, ...], str, str, bool]
 _STOP_BOUND_S = 60
 """Beside its grace period, how long a pod may take to go before the caller is told."""
 
@@ -63,8 +64,8 @@ class KubernetesBackend:
         self._mover = nodes.Mover(options=options, api=api, view=self._view, writes=self._objects, clock=clock)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._differs: dict[ids.GroupId, tuple[int, backend.LaunchSpec, bool]] = {}
-        self._observed: dict[str, tuple[int, backend.Observed]] = {}
+        self._differs: dict[ids.GroupId, tuple[Key, backend.LaunchSpec, bool]] = {}
+        self._observed: dict[str, tuple[int, backend.Observed | None]] = {}
         self._closed = False
         self._moves_at: dt.datetime | None = None
 
@@ -122,10 +123,11 @@ class KubernetesBackend:
         return nodes.misfit(worker, self._options, self._view.all(kinds.NODES).values())
 
     def differs(self, spec: backend.LaunchSpec) -> bool:
-        version = self._view.version(spec.group_id)
+        group = self._view.group(spec.group_id)
+        key = (_identity(group.deployment), _revision(group.secret), _revision(group.scaler), group.exists)
         known = self._differs.get(spec.group_id)
-        if known is None or known[0] != version or known[1] != spec:
-            known = (version, spec, self._compare(spec))
+        if known is None or known[0] != key or known[1] != spec:
+            known = (key, spec, self._compare(spec, group))
             self._differs[spec.group_id] = known
         return known[2]
 
@@ -137,10 +139,9 @@ class KubernetesBackend:
 
     async def observe(self) -> tuple[backend.Observed, ...]:
         """From memory, the state of the last word of the API server."""
-        groups = [each for each in self._view.groups() if self._exists(self._view.group(each))]
-        self._observed = {each: self._observe(each) for each in groups}
+        self._observed = {each: self._observe(each) for each in self._view.groups()}
         self._differs = {each: known for each, known in self._differs.items() if each in self._observed}
-        return tuple(found for _, found in self._observed.values())
+        return tuple(found for _, found in self._observed.values() if found is not None)
 
     async def launch(self, spec: backend.LaunchSpec) -> None:
         """Beside the port: AlreadyExists where somebody else has the name."""
@@ -201,11 +202,13 @@ class KubernetesBackend:
         await self._view.close()
         await self.api.close()
 
-    def _observe(self, group_id: str) -> tuple[int, backend.Observed]:
+    def _observe(self, group_id: str) -> tuple[int, backend.Observed | None]:
+        """With the version that it holds for; None for a group of which nothing is left that counts."""
         version, known = self._view.version(group_id), self._observed.get(group_id)
         if known is not None and known[0] == version:
             return known
-        return version, observed.of_group(ids.GroupId(group_id), self._view.group(group_id))
+        group = self._view.group(group_id)
+        return version, observed.of_group(ids.GroupId(group_id), group) if self._exists(group) else None
 
     def _exists(self, group: view.GroupView) -> bool:
         """Whether anything of it is left that runs or would run again."""
@@ -214,8 +217,7 @@ class KubernetesBackend:
         all_nodes = self._view.all(kinds.NODES)
         return any(not reasons.lost(each, all_nodes.get(each["spec"].get("nodeName") or "")) for each in group.pods)
 
-    def _compare(self, spec: backend.LaunchSpec) -> bool:
-        group = self._view.group(spec.group_id)
+    def _compare(self, spec: backend.LaunchSpec, group: view.GroupView) -> bool:
         if not group.exists or refusals.refuse(self._options, spec.worker):
             return False
         wanted = manifests.of_group(spec, self._options)
@@ -297,6 +299,19 @@ def _differs(manifest: Json | None, live: Json | None) -> bool:
     if manifest is None or live is None:
         return manifest is not live
     return bool(live["metadata"].get("deletionTimestamp")) or not covers.covers(manifest, live)
+
+
+def _identity(deployment: Json | None) -> tuple[object, ...]:
+    """Changes with all of a Deployment that could differ, and not with its status."""
+    if deployment is None:
+        return ()
+    metadata = deployment["metadata"]
+    applied = (metadata.get("annotations") or {}).get(names.APPLIED)
+    return metadata["uid"], metadata.get("generation"), applied, metadata.get("deletionTimestamp")
+
+
+def _revision(found: Json | None) -> str:
+    return found["metadata"]["resourceVersion"] if found is not None else ""
 
 
 def _scaled(spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> Json:

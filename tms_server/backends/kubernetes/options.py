@@ -122,6 +122,8 @@ class Options:
     default_memory_bytes: int = 4 * GIB
     margin_bytes: int = 0
     """Kept free of models on each worker."""
+    connection_age_s: float = 10.0
+    """Workers let clients connect anew after so long, so that they follow what moves; drains wait for it."""
     strict: bool = False
     """Refuse what no node of now could run, instead of warning."""
     drain_timeout_s: float = 300.0

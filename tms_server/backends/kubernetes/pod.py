@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tms_server.backends.kubernetes import names, quantities
@@ -11,11 +12,16 @@ from tms_server.ports import backend
 
 Json = dict[str, Any]
 
-_LIVE = "/v2/health/live"
+_PATIENT = "?patience_s=3"
+_SHARED_CACHE = "/tms/cache"
+# Beside the models, so that a model costs its bytes once: hard links do not cross volumes.
+_OWN_CACHE = "/tms/models/.cache"
 _MODELS = {"name": "models", "mountPath": "/tms/models"}
 _TOKEN = {"name": "token", "mountPath": "/tms/token", "readOnly": True}
 _SCRATCH = {"name": "scratch", "mountPath": "/tmp"}  # noqa: S108 - the container's own, an emptyDir
 _READABLE = 0o444
+_STOP_S = 5
+"""Beside the age of connections, what a worker that stops may take to end."""
 
 
 def profile_of(options: options_module.Options, worker: resources.WorkerSpec) -> options_module.Profile:
@@ -61,10 +67,10 @@ def _worker(spec: backend.LaunchSpec, options: options_module.Options, profile: 
             for name, port in (("http", names.HTTP_PORT), ("grpc", names.GRPC_PORT), ("metrics", names.METRICS_PORT))
         ],
         "resources": _worker_resources(spec.worker, options, profile),
-        "startupProbe": _probe(_LIVE, names.HTTP_PORT, every_s=1, failures=profile.start_bound_s),
-        "livenessProbe": _probe(_LIVE, names.HTTP_PORT, every_s=5, failures=6),
-        "readinessProbe": _probe("/readyz", names.HEALTH_PORT, every_s=1, failures=2),
-        "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": names.HEALTH_PORT, "scheme": "HTTP"}}},
+        "startupProbe": _probe(f"/startedz{_PATIENT}", every_s=1, failures=profile.start_bound_s),
+        "livenessProbe": _probe("/workerlivez", every_s=5, failures=6),
+        "readinessProbe": _probe(f"/readyz{_PATIENT}", every_s=1, failures=2),
+        "lifecycle": {"preStop": {"httpGet": _get(f"/drain?timeout_s={_drain_s(options, profile)}")}},
         "securityContext": _container_security(),
         "volumeMounts": [_MODELS, _TOKEN, _SCRATCH],
     }
@@ -80,18 +86,20 @@ def _sidecar(spec: backend.LaunchSpec, options: options_module.Options, profile:
         "image": options.sidecar_image,
         **_optional(imagePullPolicy=profile.image_pull_policy),
         "restartPolicy": "Always",
-        "args": _sidecar_args(spec, options),
+        "args": _sidecar_args(spec, options, profile),
         "env": _environment(profile),
         "ports": [{"name": "health", "containerPort": names.HEALTH_PORT, "protocol": "TCP"}],
         "resources": {"requests": reserved, "limits": {"memory": reserved["memory"]}},
         # No startup probe: the worker's container would wait for it.
-        "livenessProbe": _probe("/livez", names.HEALTH_PORT, every_s=5, failures=6),
+        "livenessProbe": _probe("/livez", every_s=5, failures=6),
         "securityContext": _container_security(),
         "volumeMounts": _sidecar_mounts(options, profile),
     }
 
 
-def _sidecar_args(spec: backend.LaunchSpec, options: options_module.Options) -> list[str]:
+def _sidecar_args(
+    spec: backend.LaunchSpec, options: options_module.Options, profile: options_module.Profile
+) -> list[str]:
     args = [
         f"--server={options.dial}",
         f"--worker-id={spec.group_id}",
@@ -100,7 +108,8 @@ def _sidecar_args(spec: backend.LaunchSpec, options: options_module.Options) -> 
         f"--worker-endpoint=$(POD_IP):{names.HTTP_PORT}:{names.GRPC_PORT}:{names.METRICS_PORT}",
         "--model-repository=/tms/models",
         "--data-dir=/tms/state",
-        "--cache-dir=/tms/cache",
+        f"--cache-dir={_SHARED_CACHE if _is_shared(profile.cache) else _OWN_CACHE}",
+        f"--model-stay={math.ceil(options.connection_age_s * 1.1)}",
         "--health-address=$(POD_IP)",
         f"--health-port={names.HEALTH_PORT}",
     ]
@@ -113,8 +122,9 @@ def _sidecar_mounts(options: options_module.Options, profile: options_module.Pro
         _TOKEN,
         _SCRATCH,
         {"name": "state", "mountPath": "/tms/state"},
-        {"name": "cache", "mountPath": "/tms/cache"},
     ]
+    if _is_shared(profile.cache):
+        mounts.append({"name": "cache", "mountPath": _SHARED_CACHE})
     if options.ca_config_map:
         mounts.append({"name": "ca", "mountPath": "/tms/ca", "readOnly": True})
     if profile.token_audience:
@@ -126,12 +136,13 @@ def _sidecar_mounts(options: options_module.Options, profile: options_module.Pro
 
 def _volumes(spec: backend.LaunchSpec, options: options_module.Options, profile: options_module.Profile) -> list[Json]:
     volumes: list[Json] = [
-        {"name": "models", "emptyDir": {}},
+        {"name": "models", "emptyDir": _bound(profile.cache)},
         {"name": "scratch", "emptyDir": {}},
         {"name": "state", "emptyDir": {}},
-        {"name": "cache", **_cache(profile.cache)},
         {"name": "token", "secret": {"secretName": spec.group_id, "defaultMode": _READABLE}},
     ]
+    if _is_shared(profile.cache):
+        volumes.append({"name": "cache", **_cache(profile.cache)})
     if options.ca_config_map:
         volumes.append({"name": "ca", "configMap": {"name": options.ca_config_map}})
     if profile.token_audience:
@@ -157,9 +168,20 @@ def models_bytes(options: options_module.Options, worker: resources.WorkerSpec) 
 def _cache(cache: options_module.Cache) -> Json:
     if cache.claim:
         return {"persistentVolumeClaim": {"claimName": cache.claim}}
-    if cache.host_path:
-        return {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
-    return {"emptyDir": {"sizeLimit": quantities.of_bytes(cache.size_bytes)} if cache.size_bytes else {}}
+    return {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
+
+
+def _is_shared(cache: options_module.Cache) -> bool:
+    return bool(cache.claim or cache.host_path)
+
+
+def _bound(cache: options_module.Cache) -> Json:
+    return {"sizeLimit": quantities.of_bytes(cache.size_bytes)} if cache.size_bytes else {}
+
+
+def _drain_s(options: options_module.Options, profile: options_module.Profile) -> int:
+    """What is left of the grace period once the worker has had its own time to stop."""
+    return max(1, profile.termination_grace_s - math.ceil(1.2 * options.connection_age_s) - _STOP_S)
 
 
 def _worker_resources(
@@ -184,11 +206,16 @@ def _own_field(name: str, path: str) -> Json:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
-def _probe(path: str, port: int, *, every_s: int, failures: int) -> Json:
+def _get(path: str) -> Json:
+    return {"path": path, "port": names.HEALTH_PORT, "scheme": "HTTP"}
+
+
+def _probe(path: str, *, every_s: int, failures: int) -> Json:
+    """Of the sidecar, which asks the worker; one that is patient answers within its time."""
     return {
-        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+        "httpGet": _get(path),
         "periodSeconds": every_s,
-        "timeoutSeconds": max(2, every_s),
+        "timeoutSeconds": 5,
         "failureThreshold": failures,
     }
 

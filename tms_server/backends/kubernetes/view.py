@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,8 @@ class View:
             kind: collections.defaultdict(set) for kind in _OF_GROUPS
         }
         self._warnings: dict[str, dict[str, Json]] = {}
-        self._versions: collections.Counter[str] = collections.Counter()
+        self._versions: dict[str, int] = {}
+        self._serial = itertools.count(1)
         self._informers = {kind: self._informer(kind) for kind in kinds.ALL if kind is not kinds.LOGS}
 
     async def open(self, clock: clock_module.Clock, *, nodes: bool) -> None:
@@ -112,8 +114,8 @@ class View:
         )
 
     def version(self, group_id: str) -> int:
-        """Rises whenever something of the group changes."""
-        return self._versions[group_id]
+        """Rises whenever something of the group changes; never the same for another group of the same id."""
+        return self._versions.get(group_id, 0)
 
     def _of(self, kind: kinds.Kind, group_id: str) -> Iterator[Json]:
         objects = self._informers[kind].objects
@@ -140,8 +142,8 @@ class View:
                 members.discard(name)
                 if kind in (kinds.PODS, kinds.REPLICASETS):
                     self._warnings.pop(name, None)
+            self._versions[group_id] = next(self._serial)
             self._forget_empty(kind, group_id)
-            self._versions[group_id] += 1
         self._changed()
 
     def _forget_empty(self, kind: kinds.Kind, group_id: str) -> None:
@@ -149,12 +151,16 @@ class View:
             del self._members[kind][group_id]
         if not any(group_id in members for members in self._members.values()):
             self._warnings.pop(group_id, None)
+            self._versions.pop(group_id, None)
 
     def _saw_event(self, event: Json) -> None:
         involved = event.get("involvedObject") or {}
         about, name = str(involved.get("name") or ""), event["metadata"]["name"]
         if name not in self._informers[kinds.EVENTS].objects:
-            self._warnings.get(about, {}).pop(name, None)
+            kept = self._warnings.get(about, {})
+            kept.pop(name, None)
+            if not kept:
+                self._warnings.pop(about, None)
             return
         kept = self._warnings.setdefault(about, {})
         kept.pop(name, None)
@@ -162,7 +168,7 @@ class View:
         if len(kept) > _MOST_EVENTS:
             del kept[next(iter(kept))]
         if (group_id := self._group_of(about)) is not None:
-            self._versions[group_id] += 1
+            self._versions[group_id] = next(self._serial)
             self._changed()
 
     def _group_of(self, name: str) -> str | None:
@@ -180,5 +186,10 @@ class View:
         self._changed()
 
     def _saw_node(self, node: Json) -> None:
-        del node
+        """Whether a pod that leaves is still somewhere depends on its node."""
+        name = node["metadata"]["name"]
+        for pod in self._informers[kinds.PODS].objects.values():
+            if pod["spec"].get("nodeName") == name and pod["metadata"].get("deletionTimestamp"):
+                group_id = (pod["metadata"].get("labels") or {}).get(names.GROUP, "")
+                self._versions[group_id] = next(self._serial)
         self._changed()
