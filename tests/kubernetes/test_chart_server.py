@@ -39,14 +39,16 @@ def helm(cluster: cluster_client.Cluster, namespace: str) -> collections.abc.Ite
 def test_it_becomes_ready_by_its_own_probes_and_rights_and_stays_so_over_an_upgrade(
     cluster: cluster_client.Cluster, api: kubernetes.client.ApiClient, helm: charts.Helm
 ) -> None:
-    helm.install("tms", OWN_ADDRESS, wait="watcher", timeout=STARTED_S)
+    named = {**OWN_ADDRESS, "tls": {"names": ["tms.example"]}}
+    helm.install("tms", named, wait="watcher", timeout=STARTED_S)
     assert _pools(api, helm.namespace) == ["default"]
+    assert _pools(api, helm.namespace, called="tms.example") == ["default"]
     first = _pod(api, helm.namespace)
 
     answer = waiting.until(lambda: cluster.get(METRICS, cluster.token("root")), lambda found: found.status == 200)
     assert json.loads(answer.body)["groupVersion"] == "external.metrics.k8s.io/v1beta1"
 
-    helm.upgrade("tms", {**OWN_ADDRESS, "pools": {"further": {}}}, wait="watcher", timeout=STARTED_S)
+    helm.upgrade("tms", {**named, "pools": {"further": {}}}, wait="watcher", timeout=STARTED_S)
     assert _pools(api, helm.namespace) == ["default", "further"]
     assert _pod(api, helm.namespace) != first
 
@@ -117,11 +119,12 @@ def _pools_now(api: kubernetes.client.ApiClient, namespace: str) -> list[str]:
         return []
 
 
-def _pools(api: kubernetes.client.ApiClient, namespace: str) -> list[str]:
-    """What a client is told that dials the Service and trusts what the server published."""
+def _pools(api: kubernetes.client.ApiClient, namespace: str, called: str = "") -> list[str]:
+    """What a client is told that dials the Service, by another name perhaps, and trusts what the server published."""
     published = kubernetes.client.CoreV1Api(api).read_namespaced_config_map("tms-ca", namespace).data
     assert published is not None
     credentials = grpc.ssl_channel_credentials(root_certificates=str(published["ca.crt"]).encode())
-    with grpc.secure_channel(f"tms.{namespace}.svc:30345", credentials) as channel:
+    known_as = [("grpc.ssl_target_name_override", called)] if called else []
+    with grpc.secure_channel(f"tms.{namespace}.svc:30345", credentials, known_as) as channel:
         listed = pool_pb2_grpc.PoolsStub(channel).List(pool_pb2.ListPoolsRequest(), timeout=10)
     return sorted(each.name for each in listed.pools)
