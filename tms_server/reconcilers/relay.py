@@ -128,7 +128,8 @@ def _plausible(received_at: dt.datetime, now: dt.datetime) -> dt.datetime:
 
 
 def _same(known: group.GroupReport | None, stored: group.GroupReport) -> bool:
-    return known is not None and (known.incarnation, known.received_at) == (stored.incarnation, stored.received_at)
+    """But for whether it is connected, which whoever stores it judges anew."""
+    return known is not None and dataclasses.replace(known, connected=stored.connected) == stored
 
 
 def _gist(report: group.GroupReport | None) -> tuple[object, ...]:
