@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import os
 
 import kubernetes
 import pytest
 
+from tests.kubernetes import charts
+from tests.kubernetes import fleet as fleets
 from tests.kubernetes.cluster import client as cluster_client
 
 _WAIT_S = 30
@@ -35,14 +38,50 @@ def api(cluster: cluster_client.Cluster) -> collections.abc.Iterator[kubernetes.
 @pytest.fixture
 def namespace(api: kubernetes.client.ApiClient) -> collections.abc.Iterator[str]:
     """The name of a fresh Kubernetes namespace that pods can be made in. It is deleted after the test, in its own time."""
+    with _fresh_namespace(api) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def place(
+    cluster: cluster_client.Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> collections.abc.Iterator[fleets.Place]:
+    """A namespace with the rights that the chart gives its server; made once, for all servers that tests start there."""
+    with contextlib.ExitStack() as stack:
+        api = stack.enter_context(kubernetes.config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]  # theirs
+        namespace = stack.enter_context(_fresh_namespace(api))
+        helm = stack.enter_context(charts.helm(str(cluster.kubeconfig), namespace))
+        yield fleets.place(cluster, tmp_path_factory.mktemp("place"), helm, api)
+
+
+@pytest.fixture(scope="session")
+def shared_fleet(
+    place: fleets.Place, tmp_path_factory: pytest.TempPathFactory
+) -> collections.abc.Iterator[fleets.Fleet]:
+    """The one server of most tests."""
+    with fleets.running(place, tmp_path_factory.mktemp("fleet")) as running:
+        yield running
+
+
+@pytest.fixture
+def fleet(shared_fleet: fleets.Fleet) -> collections.abc.Iterator[fleets.Fleet]:
+    """The whole system. After each test nothing may be left of what it leased: no orphan in the cluster."""
+    yield shared_fleet
+    shared_fleet.sweep()
+
+
+@contextlib.contextmanager
+def _fresh_namespace(api: kubernetes.client.ApiClient) -> collections.abc.Iterator[str]:
     core = kubernetes.client.CoreV1Api(api)
     metadata = kubernetes.client.V1ObjectMeta(generate_name="test-")
     made = core.create_namespace(kubernetes.client.V1Namespace(metadata=metadata))
     assert made.metadata is not None
     name = str(made.metadata.name)
     _wait_for_service_account(core, name)
-    yield name
-    core.delete_namespace(name)
+    try:
+        yield name
+    finally:
+        core.delete_namespace(name)
 
 
 def _wait_for_service_account(core: kubernetes.client.CoreV1Api, namespace: str) -> None:

@@ -37,20 +37,17 @@ class System:
         """Starts the control plane and returns once it answers; at each later start on the port of the first."""
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        places = [
-            f"--data-dir={self.folder / 'state'}",
-            f"--repository=models={self.repository}",
-            f"--ready-file={ready}",
-        ]
         command = [
             str(PROGRAMS / "tms-server"),
-            *places,
+            f"--data-dir={self.folder / 'state'}",
+            f"--ready-file={ready}",
             f"--api-port={self._port}",
             "--metrics-port=0",
-            "--stop-workers-at-exit",
+            *self.backend_flags(),
+            *self._flags,
         ]
         with (self.folder / "server.log").open("ab") as log:
-            self._server = subprocess.Popen([*command, *self._flags], stdout=log, stderr=log, start_new_session=True)
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         while not ready.exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._server.wait(timeout=0.05)
@@ -58,6 +55,14 @@ class System:
         self.target = json.loads(ready.read_text())["api"]
         self._port = int(self.target.rpartition(":")[2])
         self._channel = grpc.insecure_channel(self.target)
+
+    def backend_flags(self) -> list[str]:
+        """What the server is told of its workers and models."""
+        return [f"--repository=models={self.repository}", "--stop-workers-at-exit"]
+
+    def runs(self) -> bool:
+        """Whether the server's process lives."""
+        return self._server is not None and self._server.poll() is None
 
     def kill_server(self) -> None:
         """As a crash does it: no goodbye, workers left behind."""
