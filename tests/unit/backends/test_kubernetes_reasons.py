@@ -101,6 +101,14 @@ def test_a_pod_that_leaves_does_not_speak_for_the_group() -> None:
     assert reasons.of_group(group(leaving)) is not None
 
 
+def test_an_eviction_is_told_until_another_pod_is_ready() -> None:
+    evicted = pod({"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
+    starting = {**pod({"phase": "Pending"}), "metadata": {"name": "b"}}
+    running = {**pod(fake._running("10.0.0.1", "b")), "metadata": {"name": "b"}}
+    assert reasons.of_group(group(evicted, starting)) == backend.Trouble("Evicted", "low on memory")
+    assert reasons.of_group(group(evicted, running)) is None
+
+
 def test_an_autoscaler_that_does_not_work_is_told() -> None:
     broken = {"status": {"conditions": [condition("ScalingActive", "False", "FailedGetExternalMetric", "no metric")]}}
     found = reasons.of_scaler(broken)

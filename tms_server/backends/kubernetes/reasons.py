@@ -98,10 +98,17 @@ def _of_refusal(message: str) -> str:
 
 
 def _of_pods(group: view.GroupView) -> backend.Trouble | None:
-    """Of pods that are wanted; a pod that leaves counts only while nothing better is there."""
+    """Of pods that are wanted; one that leaves or has ended counts only until enough others are ready."""
     staying = [each for each in group.pods if not each["metadata"].get("deletionTimestamp")]
-    found = (of_pod(each, group.warnings.get(each["metadata"]["name"], ())) for each in staying or group.pods)
+    running = [each for each in staying if (each.get("status") or {}).get("phase") != "Failed"]
+    counted = running if sum(map(ready, running)) >= _wanted(group.deployment) else [*running, *staying]
+    found = (of_pod(each, group.warnings.get(each["metadata"]["name"], ())) for each in counted or group.pods)
     return next(filter(None, found), None)
+
+
+def _wanted(deployment: Json | None) -> int:
+    wanted = ((deployment or {}).get("spec") or {}).get("replicas")
+    return 1 if wanted is None else int(wanted)
 
 
 def _of_end(status: Json, conditions: Mapping[str, Json]) -> backend.Trouble | None:
