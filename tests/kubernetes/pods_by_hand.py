@@ -68,12 +68,12 @@ class Pods:
     def delete(self, name: str, **options: typing.Any) -> None:
         self.core.delete_namespaced_pod(name, self.namespace, **options)
 
-    def until_event(self, name: str, reason: str) -> str:
-        """Waits for an event about the pod and gives its message."""
+    def until_event(self, name: str, reason: str, text: str = "") -> str:
+        """Waits for an event about the pod with `text` in its message, and gives the message."""
 
         def messages() -> list[str]:
             events = self.core.list_namespaced_event(self.namespace, field_selector=f"involvedObject.name={name}")
-            return [str(event.message) for event in events.items if event.reason == reason]
+            return [str(event.message) for event in events.items if event.reason == reason and text in event.message]
 
         return waiting.until(messages, bool, _LIMIT_S)[0]
 

@@ -117,7 +117,7 @@ def test_an_image_that_is_not_there_is_waited_for(pods: pods_by_hand.Pods, fault
     pods.create("absent", pods_by_hand.shell(_IDLE) | {"image": "test/absent:1"})
     pods.until("absent", lambda pod: pods_by_hand.waits_for(pod) == "ErrImagePull")
     pods.until("absent", lambda pod: pods_by_hand.waits_for(pod) == "ImagePullBackOff")
-    assert "test/absent:1" in pods.until_event("absent", "Failed")
+    assert "not found" in pods.until_event("absent", "Failed", "test/absent:1")
     faults.register_image("test/absent", [])
     pods.until_ready("absent")
 

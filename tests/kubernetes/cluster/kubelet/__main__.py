@@ -20,7 +20,7 @@ What differs from real kubelets, container runtimes and device plugins:
   every few seconds, as kubelets do every minute.
 - Back-off begins at 1 s and ends at 20 s, not 10 s and 300 s; probes have no jitter; a grace period that a second
   deletion shortens stays as it was (deletion with grace 0 works at once).
-- Logs without times (`sinceTime`, `timestamps` are refused); no `exec`, `attach`.
+- Logs without times (`sinceTime`, `timestamps` are refused); no `exec`, `attach`, `port-forward`. A log beyond 64 MiB starts anew.
 - The kubelet's end is the end of its containers; real ones go on. It is an administrator, not a node.
 """
 

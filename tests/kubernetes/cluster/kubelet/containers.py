@@ -10,7 +10,9 @@ import collections.abc
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
+import shutil
 import signal
 import typing
 
@@ -30,6 +32,7 @@ from tests.kubernetes.cluster.kubelet import (
 )
 
 _RETRY_S = 1.0
+_LOG_BYTES = 64 << 20
 _LEAST_STOP_S = 2.0  # what a container gets for its end, even after a hook that took all of the grace period
 
 log = structlog.get_logger(__name__)
@@ -124,6 +127,7 @@ class Container:
     def start(self) -> asyncio.Task[None]:
         """Begins; the task is over once the container has ended for good."""
         self.task = asyncio.create_task(self._run(), name=f"container {self.view.name}")
+        self.task.add_done_callback(_tell_of_errors)
         return self.task
 
     async def stop(self, deadline: float) -> None:
@@ -137,6 +141,11 @@ class Container:
             self._event("Normal", "Killing", f"Stopping container {self.view.name}")
             await self._end(self.process, deadline)
         await asyncio.wait([self.task])
+
+    def bound_log(self) -> None:
+        """Empties a log that has grown too long."""
+        if self.process and self.log_path.stat().st_size > _LOG_BYTES:
+            os.truncate(self.log_path, 0)
 
     def kill(self) -> None:
         """Ends it at once and for good, without a word."""
@@ -168,6 +177,7 @@ class Container:
 
     async def _attempt(self) -> status.Terminated:
         begun = times.stamp()
+        shutil.rmtree(self.folder / str(self.view.restarts - 2), ignore_errors=True)  # only the last run stays
         try:
             entry_point = await self._pull()
             order = await self._order(entry_point)
@@ -187,7 +197,8 @@ class Container:
         begun = times.stamp()
         self._set(status.Running(begun))
         self._event("Normal", "Started", f"Started container {self.view.name}")
-        followers = asyncio.create_task(self._watch_over(process))
+        followers = asyncio.create_task(self._watch_over(process), name=f"probes of {self.view.name}")
+        followers.add_done_callback(_tell_of_errors)
         try:
             code = await process.wait()
         finally:
@@ -400,3 +411,8 @@ class Container:
         group = "containers" if self.view.kind is status.Kind.MAIN else "initContainers"
         write = self._tools.recorder.warn if kind == "Warning" else self._tools.recorder.normal
         write(self._home.pod, reason, message, f"spec.{group}{{{self.view.name}}}")
+
+
+def _tell_of_errors(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("kubelet.container_lost", container=task.get_name(), exc_info=error)

@@ -54,7 +54,8 @@ class Fleet:
         Raises:
             NotHereError: there is none.
         """
-        found = next((pod for pod in self._pods.values() if pod.key == key), None)
+        newest_first = reversed(list(self._pods.values()))  # one deleted by force may still be ending
+        found = next((pod for pod in newest_first if pod.key == key), None)
         if found is None:
             raise NotHereError(f"no pod {key} with processes is on these nodes")
         return found

@@ -60,6 +60,7 @@ class Pod:
         self._written: kube.Json | None = None
         self._conditions = {one["type"]: one for one in pod.get("status", {}).get("conditions") or []}
         self._started_at = pod.get("status", {}).get("startTime") or times.stamp()
+        self._has_begun = False
         self._has_sandbox = False
         self._has_ended = False
         self._failure: status.Failure | None = None
@@ -118,8 +119,7 @@ class Pod:
 
     async def run(self) -> None:
         """Lives until the object is gone."""
-        fresh = volume_drivers.keep_fresh(self.volumes, self._tools.settings.refresh_s, self.machine.present)
-        helpers = [asyncio.create_task(self._write_statuses()), asyncio.create_task(fresh)]
+        helpers = [asyncio.create_task(self._write_statuses()), asyncio.create_task(self._keep_house())]
         try:
             await self._live_until_asked()
             await self._stop_all()
@@ -134,6 +134,8 @@ class Pod:
             self._clean_up()
 
     async def _live_until_asked(self) -> None:
+        if self._end.asked.is_set():  # what ran has ended with the kubelet before this one
+            return
         life = asyncio.create_task(self._live())
         asked = asyncio.create_task(self._end.asked.wait())
         try:
@@ -149,6 +151,7 @@ class Pod:
     async def _live(self) -> None:
         """What a pod does when nobody disturbs it: prepare, initialise, run, and end its sidecars when it is done."""
         await self.machine.present.wait()
+        self._has_begun = True
         self._take_address()
         await self._prepare_volumes()
         self._has_sandbox = True
@@ -205,6 +208,15 @@ class Pod:
         for container in reversed(self._of(status.Kind.SIDECAR)):
             await container.stop(deadline)
 
+    async def _keep_house(self) -> None:
+        """Brings volumes up to date and bounds the logs, for ever."""
+        while True:
+            await times.pause(self._tools.settings.refresh_s)
+            await self.machine.present.wait()
+            await self.volumes.refresh()
+            for container in self.containers:
+                container.bound_log()
+
     async def _delete(self) -> None:
         """Says that all has ended and lets the object go."""
         metadata = self.pod["metadata"]
@@ -240,7 +252,7 @@ class Pod:
     async def _write_status(self) -> None:
         async with self._turn:  # an older status must not arrive after a newer one
             written = self._render()
-            if written == self._written or self._end.is_gone:
+            if written == self._written or self._end.is_gone or not self._has_begun:
                 return
             body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": written}
             await self._tools.client.patch(f"{_path(self.pod)}/status", body)

@@ -91,7 +91,7 @@ async def check(handler: kube.Json, target: Target, limit_s: float) -> str | Non
             return await _ask(handler, target, limit_s)
     except TimeoutError:
         return "context deadline exceeded: it did not answer in time"
-    except (aiohttp.ClientError, OSError, grpc.aio.AioRpcError) as error:
+    except (aiohttp.ClientError, OSError, ValueError, grpc.aio.AioRpcError) as error:
         return f"{type(error).__name__}: {error}"[:_MESSAGE_BYTES]
 
 
@@ -115,7 +115,9 @@ async def _get(action: kube.Json, target: Target) -> str | None:
     url = f"{scheme}://{host}:{target.port(action['port'])}/{action.get('path', '').removeprefix('/')}"
     headers = _HEADERS | {one["name"]: one["value"] for one in action.get("httpHeaders") or []}
     connector = aiohttp.TCPConnector(ssl=False, force_close=True)  # kubelets look at no certificate
-    async with aiohttp.ClientSession(connector=connector) as session, session.get(url, headers=headers) as response:
+    no_limit = aiohttp.ClientTimeout(total=None)  # the caller's is
+    session = aiohttp.ClientSession(connector=connector, timeout=no_limit)
+    async with session, session.get(url, headers=headers) as response:
         if response.status < 400:
             return None
         body = (await response.content.read(_MESSAGE_BYTES)).decode(errors="replace")

@@ -70,7 +70,7 @@ class Process:
         self.order = order
         self.pid = pid
         self._launcher = launcher
-        self._handle = os.pidfd_open(pid)
+        self._handle = _handle(pid)
         self._ended = asyncio.create_task(self._wait())
 
     async def wait(self) -> int:
@@ -79,7 +79,7 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Signals the first process; nothing happens where it has ended."""
-        if not self._ended.done():
+        if self._handle is not None and not self._ended.done():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, number)
 
@@ -115,6 +115,8 @@ class Process:
         return runner.returncode or 0, said[:_OUTPUT_BYTES]
 
     def _signal_all(self, number: int) -> None:
+        if self._handle is None or self._ended.done():
+            return
         self.signal(number)
         with contextlib.suppress(OSError):
             namespace = str(pathlib.Path(f"/proc/{self.pid}/ns/pid").readlink())
@@ -124,7 +126,8 @@ class Process:
 
     async def _wait(self) -> int:
         status = await self._launcher.wait()
-        os.close(self._handle)
+        if self._handle is not None:
+            os.close(self._handle)
         return 128 - status if status < 0 else status
 
 
@@ -185,6 +188,14 @@ async def _started(launcher: asyncio.subprocess.Process) -> int:
     if said != "started":
         raise StartError(rest or "the sandbox ended without a word")
     return int(rest)
+
+
+def _handle(pid: int) -> int | None:
+    """A process by a handle that can mean no other one; None where it has ended already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _members(namespace: str) -> collections.abc.Iterator[int]:

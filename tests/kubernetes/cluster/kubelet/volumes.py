@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import typing
 
-from tests.kubernetes.cluster.kubelet import environment, kube, payload, processes, times
+from tests.kubernetes.cluster.kubelet import environment, kube, payload, processes
 
 _FILE_MODE = 0o644
 _TOKEN_S = 3600
@@ -198,14 +198,6 @@ class Volumes:
         if "hostPath" not in volume["spec"]:
             raise MountError(f"volume {volume['metadata']['name']} is neither hostPath nor local")
         return _host_path(volume["spec"]["hostPath"])
-
-
-async def keep_fresh(volumes: Volumes, interval_s: float, present: asyncio.Event) -> None:
-    """Refreshes for ever, while the node is present."""
-    while True:
-        await times.pause(interval_s)
-        await present.wait()
-        await volumes.refresh()
 
 
 def _host_path(wanted: kube.Json) -> pathlib.Path:
