@@ -130,6 +130,11 @@ class Fleet(systems.System):
         assert found is not None
         return found
 
+    def until_reason(self, lease_id: str, reason: str) -> common_pb2.Condition:
+        """As `until_condition`, whichever condition it is that tells."""
+        seen = self.until(lease_id, lambda lease: any(each.reason == reason for each in lease.conditions))
+        return next(each for each in seen.conditions if each.reason == reason)
+
     def until_serving(self, lease_id: str, replicas: int = 1) -> lease_pb2.Lease:
         """Waits until a lease serves with all of its replicas."""
         return self.until(
