@@ -14,7 +14,7 @@ class Health:
         self.up = False
         self.restarts = 0
         self.strikes = 0
-        self._ever_up = False
+        self.ever_up = False
 
     def missed(self, error: errors.ServerGone) -> bool:
         """A probe failed; True when that means the server went down just now."""
@@ -25,8 +25,8 @@ class Health:
 
     def answered(self, *, empty: bool, lost: bool) -> bool:
         """A probe was answered by a server that holds nothing (`empty`), or lost what was ready; True for a restart."""
-        restarted = empty and (lost or (self._ever_up and not self.up))
+        restarted = empty and (lost or (self.ever_up and not self.up))
         self.restarts += restarted
-        self.up = self._ever_up = True
+        self.up = self.ever_up = True
         self.strikes = 0
         return restarted

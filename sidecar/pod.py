@@ -1,8 +1,12 @@
 """What a pod's probes and hooks are answered.
 
-Decides, from what the agent knows: `/livez` whether this process works, `/readyz` whether clients may be sent here,
-`/workerlivez` whether the worker's container should go on, `/drain` when it may be stopped. Must never wait without a
-bound, nor answer ready while the pod is on its way out.
+Decides, from what the agent knows: `/livez` whether this process works, `/startedz` whether the worker has answered yet,
+`/readyz` whether clients may be sent here, `/workerlivez` whether the worker's container should go on, `/drain` when it
+may be stopped. Must never wait without a bound, nor answer ready while the pod is on its way out.
+
+Probes come once a second at most. Those that wait for something to begin may say ``patience_s``: a no that could still
+become a yes is held back for so long, so that a pod is ready when it is, and not up to a second later. What has begun and
+fails is told at once.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ log = structlog.get_logger()
 
 _QUIET_S = 1.0
 _LOOK_S = 0.1
+_PATIENT_LOOK_S = 0.03
+_BEGINNING = frozenset({"WorkerUnavailable", "ModelsNotLoaded", "NotRouted", "NotStarted"})
 _MOST_S = 86400.0
 # A pod that is still here so long after its drain was not to go after all.
 _FORGOTTEN_S = 600.0
@@ -31,6 +37,9 @@ class Keeper(Protocol):
 
     @property
     def server_restarts(self) -> int: ...
+
+    @property
+    def server_seen(self) -> bool: ...
 
     def stalled(self) -> bool: ...
 
@@ -57,8 +66,10 @@ class Pod:
         self._stop = stop
         self._drained_life: int | None = None
         self._drained_until_s = 0.0
+        self._ready_life: int | None = None
         self._paths: Mapping[str, Callable[[str], Awaitable[probes.Answer]]] = {
             "/livez": self._livez,
+            "/startedz": self._startedz,
             "/readyz": self._readyz,
             "/workerlivez": self._workerlivez,
             "/drain": self._drain,
@@ -78,16 +89,39 @@ class Pod:
         trouble = self._keeper.trouble()
         return _answer(trouble.reason, trouble.message) if trouble else _answer("", "")
 
-    async def _readyz(self, _query: str) -> probes.Answer:
+    async def _startedz(self, query: str) -> probes.Answer:
+        return await self._patiently(query, self._started)
+
+    async def _readyz(self, query: str) -> probes.Answer:
+        return await self._patiently(query, self._ready)
+
+    async def _started(self) -> readiness.Verdict:
+        if self._keeper.server_seen:
+            return readiness.Verdict()
+        return readiness.Verdict("NotStarted", "the worker has not answered yet")
+
+    async def _ready(self) -> readiness.Verdict:
         if self._draining():
-            return _answer("Draining", "the pod is on its way out")
+            return readiness.Verdict("Draining", "the pod is on its way out")
         verdict = await self._keeper.readiness()
+        if verdict.ready:
+            self._ready_life = self._keeper.server_restarts
+        return verdict
+
+    async def _patiently(self, query: str, ask: Callable[[], Awaitable[readiness.Verdict]]) -> probes.Answer:
+        patience_s = _seconds(query, "patience_s", 0.0)
+        if patience_s is None:
+            return _wrong("patience_s")
+        until_s = _now_s() + patience_s
+        while (verdict := await ask()).reason in _BEGINNING and self._ready_life != self._keeper.server_restarts:
+            if _now_s() >= until_s or await backoff.wait(self._stop, _PATIENT_LOOK_S):
+                break
         return _answer(verdict.reason, verdict.message)
 
     async def _drain(self, query: str) -> probes.Answer:
-        timeout_s = _timeout_s(query, self._drain_s)
+        timeout_s = _seconds(query, "timeout_s", self._drain_s)
         if timeout_s is None:
-            return probes.Answer(400, {"error": f"timeout_s must be a number of seconds from 0 to {_MOST_S:.0f}"})
+            return _wrong("timeout_s")
         self._drained_life = self._keeper.server_restarts
         self._drained_until_s = _now_s() + timeout_s + _FORGOTTEN_S
         log.info("drain.begun", timeout_s=timeout_s)
@@ -124,16 +158,20 @@ def _answer(reason: str, message: str) -> probes.Answer:
     return probes.Answer(503, {"reason": reason, "message": message}) if reason else probes.Answer(200, {"reason": ""})
 
 
-def _timeout_s(query: str, default_s: float) -> float | None:
+def _wrong(parameter: str) -> probes.Answer:
+    return probes.Answer(400, {"error": f"{parameter} must be a number of seconds from 0 to {_MOST_S:.0f}"})
+
+
+def _seconds(query: str, parameter: str, default_s: float) -> float | None:
     """The bound that a query gives; None for one that is no bound."""
-    given = urllib.parse.parse_qs(query, keep_blank_values=True).get("timeout_s")
+    given = urllib.parse.parse_qs(query, keep_blank_values=True).get(parameter)
     if given is None:
         return default_s
     try:
-        timeout_s = float(given[-1])
+        bound_s = float(given[-1])
     except ValueError:
         return None
-    return timeout_s if 0 <= timeout_s <= _MOST_S else None
+    return bound_s if 0 <= bound_s <= _MOST_S else None
 
 
 def _now_s() -> float:

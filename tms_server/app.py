@@ -183,6 +183,7 @@ class App:
                 task.cancel()
         with contextlib.suppress(errors.TmsError):
             await loops.heartbeat()
+            await loops.resign()
         log.info("server.stopped")
 
     def _parts(self, opened: _Opened, known: live.Live) -> parts.Parts:
@@ -199,6 +200,7 @@ class App:
             changed=signal.Signal(),
             resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
             lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),
+            times=wiring.times(self._settings),
             images=tuple(filter(None, (self._settings.kubernetes.worker_image, *self._settings.images))),
         )
 

@@ -15,12 +15,14 @@ from tms_server import settings as settings_module
 from tms_server.model import errors
 from tms_server.reconcilers import (
     autoscaler,
+    election,
     expirer,
     fleet,
     heartbeat,
     janitor,
     loop,
     placer,
+    relay,
     reports,
     resolver,
     router,
@@ -41,6 +43,10 @@ class Loops:
         self._tasks = tasks
         self.spawned: set[asyncio.Task[None]] = set()
         timing = settings.timing
+        self._stop_hearing: Callable[[], object] = lambda: None
+        self._election: election.Election | None = None
+        if work.store.shared:
+            self._election = election.Election(work.store, work.clock, work.ids.request(), work.changed.notify)
         self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
         self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
         digest = reports.Reports(
@@ -63,16 +69,16 @@ class Loops:
         forget = janitor.Forgetter(
             store=work.store, clock=work.clock, retention=dt.timedelta(days=timing.retention_days)
         )
-        self._expiry = self._loop("expirer", self._expirer)
+        self._expiry = self._leading("expirer", self._expirer)
         self._changed = [
-            self._loop("placer", place),
-            self._loop("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify)),
+            self._leading("placer", place),
+            self._leading("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify), self._look),
             self._expiry,
-            self._loop("resolver", look_up),
-            self._loop("janitor", sweep),
+            self._leading("resolver", look_up),
+            self._leading("janitor", sweep),
             self._loop("agents", hub.push),
         ]
-        self._reports = self._loop("reports", self._digest(digest))
+        self._reports = self._leading("reports", self._digest(digest))
         self._routers = []
         if work.backend.routes:
             lead = router.Router(
@@ -83,28 +89,70 @@ class Loops:
                 lost_after=work.lost_after,
                 done=work.changed.notify,
             )
-            self._routers.append(self._loop("router", lead))
-        sizes = [self._loop("autoscaler", self._autoscaler())] if work.backend.scales else []
+            self._routers.append(self._leading("router", lead))
+        sizes = [self._leading("autoscaler", self._autoscaler())] if work.backend.scales else []
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
             self._loop("heartbeat", self.heartbeat, beat),
-            self._loop("forgetter", forget, loop.Timing(interval=dt.timedelta(minutes=10))),
+            self._loop("forgetter", self._gated(forget), loop.Timing(interval=dt.timedelta(minutes=10))),
             *sizes,
         ]
+        self._senders, self._receivers = self._relays()
 
     def start(self, more: Iterable[cluster.Pass] = ()) -> list[asyncio.Task[None]]:
         """Runs everything in the task group, passes of the surroundings among it."""
         beside = [self._loop(each.name, each.work, loop.Timing(interval=_LONGEST)) for each in more]
-        each = (*self._changed, self._reports, *self._routers, *self._timed, *beside)
+        shared = (*self._senders, *self._receivers, *self._elections())
+        each = (*self._changed, self._reports, *self._routers, *self._timed, *beside, *shared)
         running = [self._tasks.create_task(one.run(), name=one.name) for one in each]
         known = self._work.live
         wakers = (
             self._on(self._work.changed, *self._changed, self._reports, *self._routers),
-            self._on(known.changed, self._reports),
+            self._on(known.changed, self._reports, *self._senders),
             self._on(known.moved, *self._routers),
             self._on_backend(),
         )
+        for receiver in self._receivers:
+            self._stop_hearing = self._work.store.subscribe_reports(receiver.wake)
         return [*running, *(self._tasks.create_task(waker) for waker in wakers)]
+
+    async def resign(self) -> None:
+        """Comes when no loop runs any more: another server may lead at once."""
+        self._stop_hearing()
+        if self._election is not None:
+            await self._election.resign()
+
+    def _leading(self, name: str, work: loop.Pass, otherwise: loop.Pass | None = None) -> loop.Loop:
+        """A loop whose passes do something else, or nothing, while another server leads."""
+        return self._loop(name, self._gated(work, otherwise))
+
+    def _gated(self, work: loop.Pass, otherwise: loop.Pass | None = None) -> loop.Pass:
+        leader = self._election
+        if leader is None:
+            return work
+
+        async def gated() -> dt.datetime | None:
+            if leader.leads:
+                return await work()
+            return await otherwise() if otherwise is not None else None
+
+        return gated
+
+    async def _look(self) -> None:
+        """Who does not lead looks at the backend all the same, to answer for it."""
+        self._work.live.observe(await self._work.backend.observe())
+
+    def _relays(self) -> tuple[list[loop.Loop], list[loop.Loop]]:
+        work, leader = self._work, self._election
+        if leader is None:
+            return [], []
+        send = relay.Sender(work.store, work.clock, work.live, lambda: leader.leads)
+        receive = relay.Receiver(work.store, work.clock, work.live)
+        seldom = loop.Timing(rest_s=0.25)
+        return [self._loop("sender", send)], [self._loop("receiver", receive, seldom)]
+
+    def _elections(self) -> list[loop.Loop]:
+        return [] if self._election is None else [self._loop("election", self._election)]
 
     def _loop(
         self, name: str, work: Callable[[], Awaitable[dt.datetime | None]], timing: loop.Timing | None = None

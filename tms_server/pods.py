@@ -119,7 +119,7 @@ class Kubernetes(sections.Section):
         default=1.0, ge=0, le=60, description="seconds between the end of new connections to a pod and its unload"
     )
     connection_age_s: float = Field(
-        default=30.0, ge=1, le=86400, description="seconds after which a worker lets a client connect anew"
+        default=10.0, ge=1, le=3600, description="seconds after which a worker lets a client connect anew"
     )
     writes_per_s: float = Field(default=200.0, gt=0, description="most writes to the API server per second")
     programs: dict[str, Program] = Field(default_factory=dict, description="further servers by name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -93,6 +94,7 @@ def pod_options(
             if each.volume
         ),
         margin_bytes=settings.workers.margin_bytes,
+        connection_age_s=chosen.connection_age_s,
         strict=chosen.strict,
         drain_timeout_s=chosen.drain_timeout_s,
         settle_s=chosen.settle_s,
@@ -109,9 +111,11 @@ def connection(settings: settings_module.Settings) -> connect.Connection:
 
 
 def _programs(chosen: pods.Kubernetes) -> Mapping[str, pod_options_module.Program]:
+    # A worker that stops waits until every client has had its turn to connect elsewhere.
     ages = (
         f"--grpc-max-connection-age={round(chosen.connection_age_s * 1000)}",
         f"--http-max-connection-age-secs={chosen.connection_age_s:g}",
+        f"--exit-timeout-secs={math.ceil(1.2 * chosen.connection_age_s) + 5}",
     )
     own = pod_options_module.Program(image=chosen.worker_image, args=(*pod_options_module.WORKER_ARGS, *ages))
     others = {

@@ -35,13 +35,13 @@ _PORTS = {
 _Span = Literal["hold", "activity_window", "max_lifetime", "pending_timeout"]
 
 
-def create_lease(message: lease_pb2.CreateLeaseRequest) -> create.CreateLease:
-    """What a caller asks for."""
+def create_lease(message: lease_pb2.CreateLeaseRequest, default: lease.Times) -> create.CreateLease:
+    """What a caller asks for; `default` holds the times that it leaves out."""
     scales = message.HasField("autoscaling")
     spec = lease.LeaseSpec(
         models=tuple(_reference(f"models[{index}]", each) for index, each in enumerate(message.models)),
         placement=_placement(message),
-        times=_times(message.times),
+        times=_times(message.times, default),
         priority=message.priority,
         labels=MappingProxyType(dict(message.labels)),
         sharing=lease.Sharing(
@@ -224,19 +224,20 @@ def _placement(message: lease_pb2.CreateLeaseRequest) -> lease.Placement:
     return lease.Dedicated(fields.worker(message.dedicated.worker), message.dedicated.replicas or least)
 
 
-def _times(message: lease_pb2.LeaseTimes) -> lease.Times:
+def _times(message: lease_pb2.LeaseTimes, default: lease.Times) -> lease.Times:
     if message.renewal not in _RENEWALS_BACK:
         raise errors.InvalidField("times.renewal", "give ON_ACTIVITY, KEEPALIVE or MANUAL")
-    default = lease.Times()
 
     def given(name: _Span, otherwise: dt.timedelta) -> dt.timedelta:
         return fields.span(f"times.{name}", getattr(message, name)) if message.HasField(name) else otherwise
 
     limited = message.HasField("max_lifetime")
+    longest = given("max_lifetime", default.hold) if limited else default.max_lifetime
     return lease.Times(
-        hold=given("hold", default.hold),
+        # What is left out gives way to a limit that is not.
+        hold=given("hold", default.hold if longest is None else min(default.hold, longest)),
         activity_window=given("activity_window", default.activity_window),
-        max_lifetime=given("max_lifetime", default.hold) if limited else None,
+        max_lifetime=longest,
         pending_timeout=given("pending_timeout", default.pending_timeout),
         renewal=_RENEWALS_BACK[message.renewal],
     )

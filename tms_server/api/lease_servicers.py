@@ -40,13 +40,13 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
         self._watcher = watcher
 
     async def Create(self, request: lease_pb2.CreateLeaseRequest, context: Context) -> lease_pb2.Lease:
-        asked = convert.create_lease(request)
+        asked = convert.create_lease(request, self._creator.times)
         return convert.lease_message(await self._creator.create(callers.of(context), asked))
 
     async def Acquire(
         self, request: lease_pb2.CreateLeaseRequest, context: Context
     ) -> AsyncIterator[lease_pb2.LeaseUpdate]:
-        asked = convert.create_lease(request)
+        asked = convert.create_lease(request, self._creator.times)
         async for update in self._watcher.acquire(callers.of(context), asked):
             yield convert.update(update)
 

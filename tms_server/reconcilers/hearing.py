@@ -66,5 +66,5 @@ def _unknown(case: Case, worker: sight.Worker) -> bool:
 
 def _reachable(case: Case, worker: sight.Worker) -> bool:
     if worker.routed is not None:
-        return case.held.id in worker.routed
+        return worker.ready and case.held.id in worker.routed
     return worker.report is not None and case.endpoint in worker.report.endpoints

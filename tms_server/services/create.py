@@ -44,6 +44,11 @@ class Creator:
 
     parts: parts.Parts
 
+    @property
+    def times(self) -> lease.Times:
+        """Those of a lease that does not say its own."""
+        return self.parts.times
+
     async def create(self, caller: caller_module.Caller, asked: CreateLease) -> views.LeaseView:
         """Stores a lease and answers it PENDING; for a dry run, answers what placement would say and stores nothing."""
         self._validate(asked)

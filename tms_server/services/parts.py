@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable
 
 from tms_server import clock as clock_module
-from tms_server.model import errors, ids, resources
+from tms_server.model import errors, ids, lease, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import resolver as resolver_module
@@ -36,6 +36,8 @@ class Parts:
     images: tuple[str, ...] = ()
     """Rules of the settings for images that may be asked for."""
     lost_after: dt.timedelta = dt.timedelta(seconds=10)
+    times: lease.Times = dataclasses.field(default_factory=lease.Times)
+    """Those of leases that do not say their own."""
 
 
 def refuse_worker(backend: backend_module.Backend, path: str, worker: resources.WorkerSpec) -> None:

@@ -12,6 +12,8 @@ from tms_server.model import group, ids
 from tms_server.ports import backend
 from tms_server.world import signal
 
+_DOUBTED_REPORTS = 3
+
 
 class Live:
     """Of one server. `changed` tells that a report came, a sidecar went, or the backend shows something new.
@@ -41,6 +43,8 @@ class Live:
         self._vanished: set[ids.WorkerId] = set()
         self._speakers: dict[ids.GroupId, set[ids.WorkerId]] = {}
         self._troubles: dict[ids.GroupId, backend.Trouble] = {}
+        self._doubted: dict[ids.WorkerId, int] = {}
+        """Workers that died and run again, with the reports that are still to be taken as said before their death."""
 
     def restore(self, stored: Iterable[group.GroupReport], now: dt.datetime) -> None:
         """Takes up the reports of an earlier server; their sidecars count as gone from now until they connect."""
@@ -106,10 +110,13 @@ class Live:
         }
         present = {worker for each in replicas.values() for worker in each}
         before = {worker for each in self._replicas.values() for worker in each}
+        died = {each for each in before if self._died(each)}
         # One that spoke to an earlier server only, and is not shown, went while nobody looked.
         silent = {each for each in self._gone if each.replica != ids.ONLY_REPLICA}
         self._vanished = (self._vanished | before | silent) - present
         self._observed, self._replicas = seen, replicas
+        self._doubted = {each: left for each, left in self._doubted.items() if each in present}
+        self._doubted |= {each: _DOUBTED_REPORTS for each in died & present if each in self._heard}
         self.changed.notify()
         self.moved.notify()
         return True
@@ -123,7 +130,12 @@ class Live:
         return self._replicas.get(worker.group_id, {}).get(worker)
 
     def down(self, worker: ids.WorkerId) -> str:
-        """How the worker died that the backend starts anew; empty while it has not."""
+        """How the worker died that the backend starts anew; empty while it has not, and once its sidecar knows."""
+        if found := self._died(worker):
+            return found
+        return "its sidecar has not noticed yet" if worker in self._doubted else ""
+
+    def _died(self, worker: ids.WorkerId) -> str:
         observed, replica = self._observed.get(worker.group_id), self.replica(worker)
         if observed is None or replica is None:
             return ""
@@ -179,14 +191,31 @@ class Live:
     def _take(self, report: group.GroupReport) -> None:
         before = self._heard.get(report.worker)
         back = self._gone.pop(report.worker, None) is not None
+        back |= self._believe(before, report)
         self._keep(report)
         self.changed.notify()
         if back or before is None or _serving(before) != _serving(report):
             self.moved.notify()
 
+    def _believe(self, before: group.GroupReport | None, report: group.GroupReport) -> bool:
+        """Whether a worker that had died is believed again: its sidecar speaks of a new life, or has had the time to."""
+        left = self._doubted.get(report.worker)
+        if left is None or self._died(report.worker):
+            return False
+        told = before is None or not report.server_ready or _life(before) != _life(report)
+        if told or left <= 1:
+            del self._doubted[report.worker]
+            return True
+        self._doubted[report.worker] = left - 1
+        return False
+
     def _keep(self, report: group.GroupReport) -> None:
         self._heard[report.worker] = report
         self._speakers.setdefault(report.group_id, set()).add(report.worker)
+
+
+def _life(report: group.GroupReport) -> tuple[str, int]:
+    return report.incarnation, report.server_restarts
 
 
 def _serving(report: group.GroupReport) -> tuple[object, ...]:

@@ -22,7 +22,7 @@ class Worker:
     `report` is its last word (its `connected` judged anew), `previous` the one whose use was counted last. `speaking`:
     its stream is there now. `down`: the backend says that it died, and how. `begun` is False for one that cannot have
     held anything: it never spoke, and does not run. `routed` are the leases that the backend leads to it, None where
-    sidecars listen themselves.
+    sidecars listen themselves. `ready`: the backend lets clients reach it.
     """
 
     id: ids.WorkerId
@@ -32,6 +32,7 @@ class Worker:
     down: str = ""
     begun: bool = True
     routed: frozenset[ids.LeaseId] | None = None
+    ready: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,4 +105,5 @@ def _worker(
         down=down,
         begun=report is not None or (running and not down),
         routed=routed,
+        ready=replica is None or replica.ready,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 from typing import Any
 
 import grpc
@@ -348,3 +349,14 @@ def _renewal(lease_id: str, seconds: int, *, allow_shorten: bool = False) -> lea
 def _models_at(sidecar: Any, endpoint: common_pb2.Endpoint) -> list[str]:
     told = [list(each.models) for each in sidecar.desired.endpoints if each.endpoint == endpoint]
     return told[0] if told else []
+
+
+async def test_a_lease_that_says_no_times_gets_those_of_the_settings(tmp_path: pathlib.Path) -> None:
+    times = {"hold_s": 30, "activity_window_s": 20, "pending_timeout_s": 100, "max_lifetime_s": 3600}
+    async with servers.running(tmp_path, lease_times=times) as server:
+        made = (await server.create()).times
+        said = (made.hold, made.activity_window, made.pending_timeout, made.max_lifetime)
+        assert [span.seconds for span in said] == [30, 20, 100, 3600]
+        own = lease_pb2.LeaseTimes(max_lifetime=duration_pb2.Duration(seconds=10))
+        short = (await server.create(servers.model("two"), times=own)).times
+        assert (short.hold.seconds, short.max_lifetime.seconds, short.activity_window.seconds) == (10, 10, 20)

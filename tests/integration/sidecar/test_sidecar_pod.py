@@ -302,3 +302,16 @@ async def until_told_to_go(port: int, model: str) -> set[int]:
                 return statuses
     finally:
         writer.close()
+
+
+async def test_a_patient_probe_is_answered_once_the_pod_is_ready_and_not_later(
+    pod: Pod, control: ControlPlane, source: pathlib.Path
+) -> None:
+    await pod.start()
+    await pod.says("/livez", 200)
+    assert (await pod.get("/startedz?patience_s=30"))[0] == 200
+    waiting = asyncio.create_task(pod.get("/readyz?patience_s=60"))
+    await control.want([desired(scaled(source, "a"))], [])
+    await control.route()
+    assert (await asyncio.wait_for(waiting, PATIENCE_S))[0] == 200
+    assert (await pod.get("/readyz?patience_s=soon"))[0] == 400

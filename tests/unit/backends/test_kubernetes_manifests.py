@@ -100,15 +100,29 @@ def test_models_on_devices_take_no_memory_of_the_host() -> None:
 @pytest.mark.parametrize(
     ("cache", "volume"),
     [
-        (options_module.Cache(), {"emptyDir": {}}),
-        (options_module.Cache(size_bytes=2**30), {"emptyDir": {"sizeLimit": "1Gi"}}),
         (options_module.Cache(claim="models"), {"persistentVolumeClaim": {"claimName": "models"}}),
         (options_module.Cache(host_path="/c"), {"hostPath": {"path": "/c", "type": "DirectoryOrCreate"}}),
     ],
 )
-def test_the_cache_lies_where_the_profile_says(cache: options_module.Cache, volume: Any) -> None:
-    volumes = pod(support.spec(), with_profile(cache=cache))["volumes"]
-    assert {"name": "cache", **volume} in volumes
+def test_a_cache_that_pods_share_has_a_volume_of_its_own(cache: options_module.Cache, volume: Any) -> None:
+    made = pod(support.spec(), with_profile(cache=cache))
+    assert {"name": "cache", **volume} in made["volumes"]
+    assert "--cache-dir=/tms/cache" in made["initContainers"][0]["args"]
+
+
+@pytest.mark.parametrize(("size_bytes", "volume"), [(0, {}), (2**30, {"sizeLimit": "1Gi"})])
+def test_the_pods_own_cache_lies_beside_the_models_so_that_links_suffice(size_bytes: int, volume: Any) -> None:
+    made = pod(support.spec(), with_profile(cache=options_module.Cache(size_bytes=size_bytes)))
+    assert {"name": "models", "emptyDir": volume} in made["volumes"]
+    assert "--cache-dir=/tms/models/.cache" in made["initContainers"][0]["args"]
+    assert "cache" not in {each["name"] for each in made["volumes"]}
+
+
+def test_what_drains_and_stops_fits_into_the_grace_period() -> None:
+    options = dataclasses.replace(with_profile(termination_grace_s=60), connection_age_s=10.0)
+    hook = worker(support.spec(), options)["lifecycle"]["preStop"]["httpGet"]
+    assert hook["path"] == "/drain?timeout_s=43"
+    assert "--model-stay=11" in pod(support.spec(), options)["initContainers"][0]["args"]
 
 
 def test_the_servers_ca_is_given_where_there_is_one() -> None:

@@ -182,7 +182,7 @@ def asked(*metrics: lease_pb2.ScalingMetric, **fields: int) -> lease_pb2.CreateL
 def test_growth_goes_over_the_wire_and_back_with_its_defaults() -> None:
     latency = K(kind=lease_pb2.SCALING_METRIC_KIND_LATENCY, target_milli=50_000)
     for message, metric in ((asked(), GROWS.metrics[0]), (asked(latency), None)):
-        spec = convert.create_lease(message).spec
+        spec = convert.create_lease(message, lease.Times()).spec
         assert spec.autoscaling is not None
         if metric is None:
             assert spec.autoscaling.metrics[0].quantile_permille == 950
@@ -191,15 +191,15 @@ def test_growth_goes_over_the_wire_and_back_with_its_defaults() -> None:
         assert (spec.autoscaling.min_replicas, spec.autoscaling.behavior.max_step_up) == (1, 2)
         assert spec.autoscaling.behavior.scale_up_window is None
         again = lease_pb2.CreateLeaseRequest(autoscaling=convert_scaling.autoscaling_message(spec.autoscaling))
-        assert convert.create_lease(again).spec.autoscaling == spec.autoscaling
+        assert convert.create_lease(again, lease.Times()).spec.autoscaling == spec.autoscaling
 
 
 def test_replicas_left_out_begin_with_the_least() -> None:
-    placement = convert.create_lease(asked(min_replicas=2, max_replicas=5)).spec.placement
+    placement = convert.create_lease(asked(min_replicas=2, max_replicas=5), lease.Times()).spec.placement
     assert isinstance(placement, lease.Dedicated)
     assert placement.replicas == 2
 
 
 def test_a_metric_that_does_not_exist_is_refused_by_its_field() -> None:
     with pytest.raises(errors.InvalidField, match=r"autoscaling\.metrics\[0\]\.kind"):
-        convert.create_lease(asked(K(target_milli=1)))
+        convert.create_lease(asked(K(target_milli=1)), lease.Times())

@@ -309,7 +309,7 @@ async def test_a_worker_that_dies_leaves_a_line_at_once(world: middle.World) -> 
     assert await said(world, active.lease.id) == (False, "WorkerLost")
     world.backend.revive(active.group_id)
     await world.fleet()
-    await world.hear(active.group_id)
+    await world.hear(active.group_id, server_restarts=1)
     assert await said(world, active.lease.id) == (True, "Serving")
     history = await world.leases.events(middle.CALLER, ids.DEFAULT_NAMESPACE, active.lease.id)
     assert [each.type for each in history] == ["Created", "Placed", "Active", "Healing", "Healed"]

@@ -92,7 +92,12 @@ class KubernetesBackend:
             await opened.close()
             raise
         opened._spawn(opened._move_pods(), "moves pods off cordoned nodes")
-        log.info("kubernetes.opened", namespace=options.namespace, nodes=opened._view.nodes_readable)
+        log.info(
+            "kubernetes.opened",
+            namespace=options.namespace,
+            installation=options.installation_id,
+            nodes=opened._view.nodes_readable,
+        )
         return opened
 
     @property

@@ -62,6 +62,9 @@ class Echo:
         self.asked: list[messages.Request] = []
         self.at_once = False
 
+    def leaving(self, target: bytes) -> bool:
+        return target == b"/leaving"
+
     def parallel(self, request: messages.Request) -> bool:
         return request.target != b"/alone"
 
