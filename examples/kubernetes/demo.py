@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import helm_python
 import kubernetes
+from rich import live
 from rich.table import Table
 
 from examples import shown
@@ -80,28 +81,31 @@ def _lease(ctl: shown.Ctl) -> dict[str, Any]:
 
 def _grow_and_shrink(ctl: shown.Ctl, lease: dict[str, Any]) -> None:
     shown.step(f"Send {RATE:.0f} requests/s to its Service with an unmodified tritonclient, then a trickle")
-    table = Table("second", "requests/s", "p99 ms", "failed", "replicas ready / wanted")
-    sizes, failed = [], 0
-    for row in _load(lease, RATE, LOAD_S):
-        size = ctl.json("lease", "get", lease["id"])
-        sizes.append(size["ready_replicas"])
-        failed += sum(row["failed"].values())
-        _tell(table, row, size)
-    console.print(table)
-    if max(sizes) < MOST:
-        raise SystemExit(f"the lease grew to {max(sizes)} replicas only, not to {MOST}")
-    table = Table("second", "requests/s", "p99 ms", "failed", "replicas ready / wanted")
-    for row in _load(lease, TARGET / 10, SHRINK_S):
-        size = ctl.json("lease", "get", lease["id"])
-        failed += sum(row["failed"].values())
-        _tell(table, row, size)
-        if size["ready_replicas"] == size["wanted_replicas"] == 1:
-            break
-    else:
+    grown, failed = _follow(ctl, lease, _load(lease, RATE, LOAD_S), until=MOST + 1)
+    if grown < MOST:
+        raise SystemExit(f"the lease grew to {grown} replicas only, not to {MOST}")
+    shrunk, more = _follow(ctl, lease, _load(lease, TARGET / 10, SHRINK_S), until=1)
+    if shrunk > 1:
         raise SystemExit("the lease did not shrink to one replica")
-    console.print(table)
-    if failed:
-        raise SystemExit(f"{failed} requests failed")
+    if failed + more:
+        raise SystemExit(f"{failed + more} requests failed")
+
+
+def _follow(
+    ctl: shown.Ctl, lease: dict[str, Any], load: Generator[dict[str, Any], None, None], *, until: int
+) -> tuple[int, int]:
+    """Shows the load and the lease's size side by side, until it has that size; answers the last size and the failures."""
+    table = Table("second", "requests/s", "p99 ms", "failed", "replicas ready / wanted")
+    ready, failed = 0, 0
+    with contextlib.closing(load), live.Live(table, console=console, auto_refresh=False) as shown_now:
+        for row in load:
+            size = ctl.json("lease", "get", lease["id"])
+            ready, failed = size["ready_replicas"], failed + sum(row["failed"].values())
+            _tell(table, row, size)
+            shown_now.refresh()
+            if ready == size["wanted_replicas"] == until:
+                break
+    return ready, failed
 
 
 def _tell(table: Table, row: dict[str, Any], size: dict[str, Any]) -> None:
@@ -111,7 +115,7 @@ def _tell(table: Table, row: dict[str, Any], size: dict[str, Any]) -> None:
         table.add_row(str(row["second"]), str(row["answered"]), p99, str(sum(row["failed"].values())), replicas)
 
 
-def _load(lease: dict[str, Any], rate: float, seconds: int) -> Iterator[dict[str, Any]]:
+def _load(lease: dict[str, Any], rate: float, seconds: int) -> Generator[dict[str, Any], None, None]:
     at = f"{lease['endpoint']['host']}:{lease['endpoint']['http_port']}"
     command = [sys.executable, "-m", "examples.kubernetes.load", "--http", at, "--rate", str(rate)]
     client = subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True)
