@@ -64,8 +64,9 @@ format: .venv/.ready ## Format and mend what can be mended
 protos: .venv/.ready ## Generate the stubs beside the .proto files
 	@$(BIN)/python -m protos.generate
 
-docs: .venv/.ready ## Generate the reference pages below docs/
+docs: .venv/.ready ## Generate the reference pages, the chart's schema and dashboard, and the locks of the images
 	@$(BIN)/python -m docs.generate
+	@$(BIN)/python -m deploy.generate
 
 bench: .venv/.ready ## Measure; prints figures beside their references
 	@$(BIN)/python -m benchmarks
@@ -75,6 +76,7 @@ lock: $(UV) ## Resolve the dependencies anew into the lock files
 		--extra local --group dev pyproject.toml -o requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--extra worker-gpu pyproject.toml -o requirements-gpu.lock
+	@echo "Now run 'make docs': the locks of the images are cut from these."
 
 clean: ## Remove what was set up and built
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -221,7 +221,10 @@ class App:
         at = listener.Address(
             chosen.address, chosen.port, certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca
         )
-        return stack.enter_context(listener.serve(self._metrics.registry, at))
+        return stack.enter_context(listener.serve(self._metrics.registry, at, self._serves))
+
+    def _serves(self) -> bool:
+        return self._bound.done() and not self._stopping.is_set()
 
     def _announce(self, bound: Bound) -> None:
         log.info("server.ready", api=bound.api, metrics=bound.metrics, data_dir=str(self._settings.data_dir))

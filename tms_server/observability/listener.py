@@ -1,15 +1,28 @@
-"""Serves the metrics over HTTP, in threads of its own, with the server's TLS."""
+"""Serves the metrics over HTTP, and whether the server lives and serves, in threads of its own, with the server's TLS.
+
+A caller that is slow, silent or fails to shake hands keeps its own thread waiting, for a bounded time, and nobody else.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http
+import http.server
 import pathlib
-from collections.abc import Iterator
+import socket
+import ssl
+import sys
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import prometheus_client
 
 from tms_server.model import errors
+
+_TEXT = "text/plain; charset=utf-8"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,20 +37,17 @@ class Address:
 
 
 @contextlib.contextmanager
-def serve(registry: prometheus_client.CollectorRegistry, at: Address) -> Iterator[str]:
-    """Serves while the block runs; yields HOST:PORT. FailedPrecondition when the address cannot be had."""
+def serve(registry: prometheus_client.CollectorRegistry, at: Address, serves: Callable[[], bool]) -> Iterator[str]:
+    """Serves while the block runs; yields HOST:PORT. FailedPrecondition when the address cannot be had.
+
+    /metrics has the registry; /livez answers 200; /readyz 200 while `serves` (called in any thread) says so, else 503.
+    """
     try:
-        server, thread = prometheus_client.start_http_server(
-            at.port,
-            at.host,
-            registry,
-            certfile=_text(at.certificate),
-            keyfile=_text(at.key),
-            client_cafile=_text(at.client_ca),
-            client_auth_required=at.client_ca is not None,
-        )
-    except (OSError, ValueError) as error:
+        server = _Listener(at, registry, serves)
+    except (OSError, ValueError, OverflowError) as error:
         raise errors.FailedPrecondition(f"cannot serve metrics on {at.host}:{at.port}: {error}") from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield f"{at.host}:{server.server_port}"
     finally:
@@ -46,5 +56,61 @@ def serve(registry: prometheus_client.CollectorRegistry, at: Address) -> Iterato
         thread.join()
 
 
-def _text(path: pathlib.Path | None) -> str | None:
-    return str(path) if path is not None else None
+class _Handler(prometheus_client.MetricsHandler):
+    """One connection."""
+
+    timeout = 10
+    server: _Listener
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        """Answers what the path asks for."""
+        path = urllib.parse.urlsplit(self.path).path
+        if path in {"/", "/metrics"}:
+            self.registry = self.server.registry
+            super().do_GET()
+        elif path == "/livez":
+            self._say(http.HTTPStatus.OK, "alive")
+        elif path == "/readyz" and self.server.serves():
+            self._say(http.HTTPStatus.OK, "serving")
+        elif path == "/readyz":
+            self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, "starting or stopping")
+        else:
+            self._say(http.HTTPStatus.NOT_FOUND, "there are /metrics, /livez and /readyz")
+
+    def _say(self, status: http.HTTPStatus, word: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", _TEXT)
+        self.end_headers()
+        self.wfile.write(f"{word}\n".encode())
+
+
+class _Listener(http.server.ThreadingHTTPServer):
+    """The socket, with TLS where there is a certificate."""
+
+    daemon_threads = True
+
+    def __init__(self, at: Address, registry: prometheus_client.CollectorRegistry, serves: Callable[[], bool]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+        self.registry = registry
+        self.serves = serves
+        context = _context(at)
+        super().__init__((at.host, at.port), _Handler)
+        if context is not None:
+            # The handshake happens at the first read, in the connection's own thread.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent about connections that break; anything else is the server's own fault."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _context(at: Address) -> ssl.SSLContext | None:
+    if at.certificate is None or at.key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(at.certificate, at.key)
+    if at.client_ca is not None:
+        context.load_verify_locations(at.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

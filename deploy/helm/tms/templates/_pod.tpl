@@ -9,8 +9,9 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- /* Kubernetes' gRPC probe cannot speak TLS, so with a certificate the listener of the metrics is asked. It shows the
-certificate of files; that of the server's own making is for the API alone. */ -}}
+{{- /* Kubernetes' gRPC probe cannot speak TLS, so with a certificate the listener of the metrics is asked, which answers
+/livez and, while the server serves, /readyz. It shows the certificate of files; that of the server's own making is for the
+API alone. */ -}}
 {{- define "tms.probe" -}}
 {{- if eq .root.Values.tls.mode "off" }}
 grpc:
