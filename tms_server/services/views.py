@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from tms_server.fleet import desired
 from tms_server.leases import expiry, progress
@@ -16,6 +17,9 @@ from tms_server.placement import booking
 from tms_server.ports import store
 from tms_server.world import live
 
+FEW = 32
+"""Leases that are asked for one by one; more are looked up in whole tables."""
+K, V = TypeVar("K"), TypeVar("V")
 _S = group.ModelState
 _ORDER = (_S.UNLOADED, _S.PENDING, _S.DRAINING, _S.FAILED, _S.FETCHING, _S.LOADING, _S.READY)
 """How far a model is, from nothing to serving."""
@@ -70,24 +74,58 @@ BARE = Context(names={}, assignments={}, endpoints={}, kinds={}, measured={})
 
 
 def context(reader: store.Reader, leases: Iterable[lease.Lease]) -> Context:
-    """Reads what surrounds these leases, and nothing else: a call about one lease costs the same in a great fleet."""
+    """Reads what surrounds these leases; of few nothing else, so that a call about one costs the same in a great fleet."""
     shown = list(leases)
-    assignments = {each.id: booked for each in shown if (booked := _assignments(reader, each))}
+    read: store.Reader | _Whole = reader if len(shown) <= FEW else _Whole(reader)
+    assignments = {each.id: booked for each in shown if (booked := _assignments(read, each))}
     groups = {each.group_id for booked in assignments.values() for each in booked}
-    found = {each.id: each for each in map(reader.get_group, sorted(groups)) if each is not None}
+    found = {each.id: each for each in map(read.get_group, sorted(groups)) if each is not None}
     owners = [desired.lease_owner(each.id) for each in shown if each.active_at is not None]
-    endpoints = {owner: reader.get_endpoint(owner) for owner in owners}
+    endpoints = {owner: read.get_endpoint(owner) for owner in owners}
     digests = {model.key.source_digest for each in shown if each.id in assignments for model in bundle.models(each)}
     return Context(
-        names={each.id: tuple(bound.name for bound in reader.names_of(each.id)) for each in shown},
+        names={each.id: tuple(bound.name for bound in read.names_of(each.id)) for each in shown},
         assignments=assignments,
         endpoints={owner: endpoint for owner, endpoint in endpoints.items() if endpoint is not None},
         kinds={each.id: booking.worker_kind(each.spec) for each in found.values()},
-        measured=booking.measured(one for digest in sorted(digests) for one in reader.measurements(digest)),
+        measured=booking.measured(one for digest in sorted(digests) for one in read.measurements(digest)),
     )
 
 
-def _assignments(reader: store.Reader, of: lease.Lease) -> tuple[group.Assignment, ...]:
+class _Whole:
+    """Answers as a reader does, from whole tables: many small questions cost more than a great one."""
+
+    def __init__(self, reader: store.Reader) -> None:
+        self._endpoints = reader.endpoints()
+        self._groups = {each.id: each for each in reader.groups()}
+        self._assignments = _grouped(reader.assignments(), lambda each: each.lease_id)
+        self._names = _grouped(reader.names(), lambda each: each.lease_id)
+        self._measurements = _grouped(reader.measurements(), lambda each: each.source_digest)
+
+    def get_group(self, group_id: ids.GroupId) -> group.WorkerGroup | None:
+        return self._groups.get(group_id)
+
+    def get_endpoint(self, owner: str) -> resources.Endpoint | None:
+        return self._endpoints.get(owner)
+
+    def assignments(self, lease_id: ids.LeaseId) -> tuple[group.Assignment, ...]:
+        return tuple(self._assignments.get(lease_id, ()))
+
+    def names_of(self, lease_id: ids.LeaseId) -> tuple[lease.NameBinding, ...]:
+        return tuple(self._names.get(lease_id, ()))
+
+    def measurements(self, source_digest: ids.Digest) -> tuple[group.Measurement, ...]:
+        return tuple(self._measurements.get(source_digest, ()))
+
+
+def _grouped(values: Iterable[V], key: Callable[[V], K]) -> Mapping[K, Sequence[V]]:
+    found: dict[K, list[V]] = {}
+    for each in values:
+        found.setdefault(key(each), []).append(each)
+    return found
+
+
+def _assignments(reader: store.Reader | _Whole, of: lease.Lease) -> tuple[group.Assignment, ...]:
     """The lease's wanted assignments, else the draining ones."""
     if of.state is lease.LeaseState.PENDING or of.state.ended:
         return ()
@@ -126,9 +164,9 @@ def _wanted(shown: lease.Lease, booked: Sequence[group.Assignment], known: live.
 
 
 def _answers(shown: lease.Lease, booked: group.Assignment, known: live.Live) -> int:
-    """Workers of the group that are connected and have all models of the lease."""
+    """Workers of the group that are connected, have all models of the lease, and that the backend lets clients reach."""
     connected = (each for each in known.heard_of(booked.group_id) if known.gone_since(each.worker) is None)
-    return sum(progress.loaded(shown, booked, each) for each in connected)
+    return sum(progress.loaded(shown, booked, each) and known.let_in(each.worker) for each in connected)
 
 
 def with_live_use(stored: lease.Lease, known: live.Live) -> lease.Lease:

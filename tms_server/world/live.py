@@ -149,6 +149,11 @@ class Live:
         """Whether it is a replica that the backend showed once and shows no more; only those never come back."""
         return worker.replica != ids.ONLY_REPLICA and worker in self._vanished
 
+    def let_in(self, worker: ids.WorkerId) -> bool:
+        """Whether the backend lets new connections reach it; where there are no replicas, that is the sidecar's to say."""
+        replica = self.replica(worker)
+        return replica is None or worker.replica == ids.ONLY_REPLICA or replica.ready
+
     def groups(self) -> tuple[ids.GroupId, ...]:
         """All groups of which anything is known."""
         return tuple(sorted(self._observed.keys() | self._speakers.keys() | self._troubles.keys()))
