@@ -19,9 +19,13 @@ With `--health-port` the sidecar answers `GET` over HTTP there, each with a stat
 | path | 200 | 503 |
 | --- | --- | --- |
 | `/livez` | the sidecar works | its work has ceased |
+| `/startedz` | the worker has answered once | `NotStarted` |
 | `/readyz` | clients may be sent to the worker: all that was wanted at one moment of this life of the worker is loaded or has failed for good, the server has said that clients are led here, and the worker, asked just now, holds what it should | with the reason: `ModelsNotLoaded`, `NotRouted`, `ModelsLost`, `WorkerUnavailable`, `WorkerWedged`, `WorkerUnresponsive`, `Draining` |
 | `/workerlivez` | the worker gets on, or has not begun yet | `WorkerWedged`: requests are in it and nothing has moved for `--wedged-after`; `WorkerUnresponsive`: it served once and has not answered for 15 s |
 | `/drain?timeout_s=S` | no request has been in the worker for a second, or the bound (`--drain-timeout` unless given) is over; from the call on `/readyz` says `Draining`, until the worker is started anew | |
+
+With `?patience_s=S` on `/startedz` and `/readyz` a no that may still become a yes is held back for so long: a pod is ready
+when it is, not up to a second later. What has begun and fails is told at once.
 
 What is wanted later never takes readiness back; a restart of the worker does, and it comes back once the worker is filled
 again. A drain tells tms-worker to end each HTTP connection with its next answer; gRPC connections end at their age
