@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -22,7 +23,6 @@ from tests.support import kubernetes_backend, onnx_models
 from tests.support import system as systems
 
 Json = dict[str, Any]
-OURS = "app.kubernetes.io/managed-by=tms"
 LEFT_S = 60
 Refused = grpc.RpcError
 ACTIVE = lease_pb2.LEASE_STATE_ACTIVE
@@ -75,6 +75,12 @@ class Fleet(systems.System):
     def namespace(self) -> str:
         """Of Kubernetes."""
         return self.place.namespace
+
+    @property
+    def ours(self) -> str:
+        """Selects what this installation made."""
+        lines = [json.loads(line) for line in self.log().splitlines() if '"kubernetes.opened"' in line]
+        return f"app.kubernetes.io/managed-by=tms,tms.dev/installation={lines[0]['installation']}"
 
     @property
     def core(self) -> kubernetes.client.CoreV1Api:
@@ -164,23 +170,26 @@ class Fleet(systems.System):
         """As the kubelet calls it."""
         return f"{self.namespace}/{pod}"
 
-    def made(self) -> dict[str, set[str]]:
-        """Names of all living objects of this installation, by kind; pods that are leaving included."""
+    def made(self, *kinds: str) -> dict[str, set[str]]:
+        """Names of all living objects of this installation, by kind; pods that are leaving included. Of all kinds, or of
+        these."""
         scalers = kubernetes.client.AutoscalingV2Api(self.place.api)
-        listed: dict[str, list[Any]] = {
-            "Deployment": self.apps.list_namespaced_deployment(self.namespace, label_selector=OURS).items,
-            "ReplicaSet": self.apps.list_namespaced_replica_set(self.namespace, label_selector=OURS).items,
-            "Pod": self.core.list_namespaced_pod(self.namespace, label_selector=OURS).items,
-            "Service": self.core.list_namespaced_service(self.namespace, label_selector=OURS).items,
-            "Secret": self.core.list_namespaced_secret(self.namespace, label_selector=OURS).items,
-            "HorizontalPodAutoscaler": scalers.list_namespaced_horizontal_pod_autoscaler(
-                self.namespace, label_selector=OURS
-            ).items,
-            "PodDisruptionBudget": kubernetes.client.PolicyV1Api(self.place.api)
-            .list_namespaced_pod_disruption_budget(self.namespace, label_selector=OURS)
-            .items,
+        budgets = kubernetes.client.PolicyV1Api(self.place.api)
+        lists: dict[str, collections.abc.Callable[..., Any]] = {
+            "Deployment": self.apps.list_namespaced_deployment,
+            "ReplicaSet": self.apps.list_namespaced_replica_set,
+            "Pod": self.core.list_namespaced_pod,
+            "Service": self.core.list_namespaced_service,
+            "Secret": self.core.list_namespaced_secret,
+            "HorizontalPodAutoscaler": scalers.list_namespaced_horizontal_pod_autoscaler,
+            "PodDisruptionBudget": budgets.list_namespaced_pod_disruption_budget,
         }
-        return {kind: {str(each.metadata.name) for each in found} for kind, found in listed.items() if found}
+        ours, found = self.ours, {}
+        for kind in kinds or lists:
+            listed = lists[kind](self.namespace, label_selector=ours).items
+            if listed:
+                found[kind] = {str(each.metadata.name) for each in listed}
+        return found
 
     def sweep(self) -> None:
         """Ends all leases and pools, and sees that nothing is left in the cluster because of them."""
@@ -194,7 +203,8 @@ class Fleet(systems.System):
         for pool in self.pools.List(pool_pb2.ListPoolsRequest(), timeout=systems.PATIENCE_S).pools:
             if pool.name != "default":
                 self.pools.Delete(pool_pb2.DeletePoolRequest(name=pool.name, revoke_leases=True), timeout=30)
-        waiting.until(self.made, lambda made: not made, limit_s=LEFT_S)
+        for kinds in (("Pod",), ()):  # most time goes by until the pods are gone
+            waiting.until(functools.partial(self.made, *kinds), lambda made: not made, limit_s=LEFT_S)
 
 
 def place(
