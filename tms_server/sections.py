@@ -101,7 +101,9 @@ class Workers(Section):
 class Pool(Section):
     """A pool that the server keeps: made at start, brought to what is said here; NAMESPACE/NAME, or NAME alone."""
 
-    command: str = Field(default="", description="name of the command that its workers run, as local processes")
+    command: str = Field(
+        default="", description="name of the command, or program, that its workers run; empty: tms-worker"
+    )
     image: str = Field(default="", description="image that its workers run; empty: kubernetes.worker_image")
     profile: str = Field(default="", description="pod shape of its workers; empty: default")
     cpu_milli: int = Field(default=0, ge=0, description="thousandths of a processor of a worker")

@@ -175,10 +175,11 @@ def _pool_key(text: str) -> PoolKey:
 
 
 def _pool(chosen: sections.Pool, settings: settings_module.Settings) -> pool.PoolSpec:
-    in_pods = settings.backend == "kubernetes"
+    # Of pods the image decides, where nothing is named.
+    default = "" if settings.backend == "kubernetes" else process_options_module.DEFAULT_COMMAND
     return pool.PoolSpec(
         worker=resources.WorkerSpec(
-            command="" if in_pods else chosen.command or process_options_module.DEFAULT_COMMAND,
+            command=chosen.command or default,
             image=chosen.image,
             resources=resources.Resources(
                 gpus=chosen.gpus, cpu_milli=chosen.cpu_milli, memory_bytes=chosen.memory_bytes

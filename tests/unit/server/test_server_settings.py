@@ -162,11 +162,15 @@ def test_pools_are_declared_by_namespace_and_name(tmp_path: pathlib.Path) -> Non
     file.write_text(
         'backend = "kubernetes"\nkubernetes = {worker_image = "w", sidecar_image = "s"}\n'
         '[pools."vision/big"]\nprofile = "gpu"\ngpus = 1\n[pools.small]\nimage = "triton:1"\n'
+        '[pools.triton]\ncommand = "triton"\n'
     )
     kept = wiring.pools(parse("--config", str(file)))
     assert {f"{namespace}/{name}": spec.worker.profile for (namespace, name), spec in kept.items()} == {
         "vision/big": "gpu",
         "default/small": "",
+        "default/triton": "",
         "default/default": "",
     }
-    assert {spec.worker.command for spec in kept.values()} == {""}
+    assert {name: spec.worker.command for (_, name), spec in kept.items() if spec.worker.command} == {
+        "triton": "triton"
+    }
