@@ -145,12 +145,14 @@ class _Watch:
             view = views.view(stored, batch.around, self._parts.live, now)
             sent = stored.revision, _progress(view)
             if self._sent.get(stored.id) != sent:
-                self._note(stored, sent)
+                self._note(view, sent)
                 yield Update(view=view, revision=revision)
 
-    def _note(self, stored: lease.Lease, sent: tuple[int, _Progress]) -> None:
+    def _note(self, view: views.LeaseView, sent: tuple[int, _Progress]) -> None:
+        stored = view.lease
         self._sent[stored.id] = sent
-        moves = stored.state in _MOVING or (stored.state is lease.LeaseState.ACTIVE and _has_replicas(stored))
+        changes = _has_replicas(stored) or view.ready_replicas != view.wanted_replicas
+        moves = stored.state in _MOVING or (stored.state is lease.LeaseState.ACTIVE and changes)
         self._moving = self._moving | {stored.id} if moves else self._moving - {stored.id}
         if stored.state.ended:
             self._ended |= {stored.id}
