@@ -45,8 +45,9 @@ class Loops:
         timing = settings.timing
         self._stop_hearing: Callable[[], object] = lambda: None
         self._election: election.Election | None = None
+        work.metrics.leads.set(not work.store.shared)
         if work.store.shared:
-            self._election = election.Election(work.store, work.clock, work.ids.request(), work.changed.notify)
+            self._election = election.Election(work.store, work.clock, work.ids.request(), self._turn)
         self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
         self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
         digest = reports.Reports(
@@ -137,6 +138,14 @@ class Loops:
             return await otherwise() if otherwise is not None else None
 
         return gated
+
+    def _turn(self) -> None:
+        """The server begins to lead, or does so no more; then others tell of the fleet."""
+        work, leads = self._work, self._election is not None and self._election.leads
+        work.metrics.leads.set(leads)
+        if not leads:
+            work.metrics.show_fleet((), (), ())
+        work.changed.notify()
 
     async def _look(self) -> None:
         """Who does not lead looks at the backend all the same, to answer for it."""

@@ -39,6 +39,9 @@ class Metrics:
             "tms_capacity_bytes", "Bytes that can be booked on running workers, by pool.", "namespace", "pool"
         )
         self.sidecars = self._gauge("tms_sidecars_connected", "Sidecars connected now.")
+        self.leads = self._gauge(
+            "tms_leads", "1 for the server that decides; of several there is one, or for seconds none."
+        )
 
     def show_fleet(
         self,
