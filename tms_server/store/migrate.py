@@ -56,9 +56,10 @@ def bring_up(connection: sa.Connection, revision: str = "head") -> None:
         with _ONE_AT_A_TIME:
             alembic.command.upgrade(_config(connection), revision)
     except alembic.util.CommandError as error:
+        if (newer := _newer(connection)) is not None:
+            raise errors.FailedPrecondition(newer) from error
         raise errors.FailedPrecondition(
-            f"{sqlite.SETTING}: the database cannot be brought to this server's schema, a newer server may have "
-            f"written it: {error}"
+            f"{sqlite.SETTING}: the database cannot be brought to this server's schema: {error}"
         ) from error
 
 
@@ -67,15 +68,23 @@ def check(connection: sa.Connection) -> None:
     has, needs = _current(connection), head()
     if has == needs:
         return
-    known = {each.revision for each in alembic.script.ScriptDirectory.from_config(_config(None)).walk_revisions()}
-    if has is not None and has not in known:
-        raise errors.FailedPrecondition(
-            f"{sqlite.SETTING}: a newer server has migrated the database to schema {has}, this one knows {needs}: "
-            "run the newer server"
-        )
+    if (newer := _newer(connection)) is not None:
+        raise errors.FailedPrecondition(newer)
     raise errors.FailedPrecondition(
         f"{sqlite.SETTING}: the database has schema {has or 'none'}, this server needs {needs}: run `tms-server migrate`, "
         "or let the server do so by itself with migrate_at_start = true"
+    )
+
+
+def _newer(connection: sa.Connection) -> str | None:
+    """A sentence with the remedy where the database has a schema that this server does not know."""
+    has = _current(connection)
+    known = {each.revision for each in alembic.script.ScriptDirectory.from_config(_config(None)).walk_revisions()}
+    if has is None or has in known:
+        return None
+    return (
+        f"{sqlite.SETTING}: a newer server has migrated the database to schema {has}, this one knows {head()}: run the newer "
+        "server, or put back the backup of the database that was made before the upgrade"
     )
 
 
