@@ -72,6 +72,8 @@ class Cluster:
         """Status of new pods, instead of running ones."""
         self.hold_slices = False
         self.down = False
+        self.last_words = ""
+        """What a watch says when the API server goes away in the middle of it."""
         self._revision = 100
         self._history: list[Happened] = []
         self._oldest = 100
@@ -368,10 +370,16 @@ class Server:
             return await _stream(request, (f"{line}\n" async for line in self.cluster.log(key[2], dict(request.query))))
         if request.method == "GET" and request.query.get("watch") == "true":
             events = self.cluster.watched(key[0], key[1], dict(request.query))
-            return await _stream(request, (f"{json.dumps(event)}\n" async for event in events))
+            return await _stream(request, self._said(events))
         if request.method == "GET" and not key[2]:
             return self._list(key, request)
         return await self._one(request, key)
+
+    async def _said(self, events: AsyncIterator[Json]) -> AsyncIterator[str]:
+        async for event in events:
+            yield f"{json.dumps(event)}\n"
+        if self.cluster.last_words:
+            yield self.cluster.last_words
 
     def _list(self, key: Key, request: web.Request) -> web.Response:
         items, revision = self.cluster.listed(key[0], key[1], dict(request.query))

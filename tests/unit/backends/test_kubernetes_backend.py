@@ -208,6 +208,35 @@ async def test_an_api_server_that_is_away_is_told_and_heard_again(
     await support.until(runs, restarted)
 
 
+@pytest.mark.parametrize(
+    "words", ['{"type": "MODIFIED", "obj', "[]\n", '{"type": "ADDED"}\n', '{"type": "ADDED", "object": {}}\n', "\0\n"]
+)
+async def test_whatever_a_watch_says_at_its_end_the_cluster_is_heard_on(
+    server: fake.Server, runs: backend_module.KubernetesBackend, words: str
+) -> None:
+    await worker(runs)
+    server.cluster.last_words = words
+    server.cluster.restart(down=False)
+    server.cluster.kill_worker(GROUP)
+
+    async def restarted() -> bool:
+        found = await support.observed(runs)
+        return found is not None and found.restarts == 1
+
+    await support.until(runs, restarted)
+
+
+async def test_a_line_of_a_log_that_does_not_end_comes_in_pieces(
+    server: fake.Server, runs: backend_module.KubernetesBackend
+) -> None:
+    pod = (await worker(runs)).replica
+    endless = "0123456789abcdef" * 2**18
+    server.cluster.say(pod, "worker", endless)
+    pieces = [each.text async for each in runs.logs(GROUP, 1, follow=False) if each.source == "worker"]
+    assert "".join(pieces) == endless
+    assert max(map(len, pieces)) <= len(endless) // 4
+
+
 async def test_an_api_server_that_never_answers_fails_the_start(server: fake.Server) -> None:
     server.cluster.restart(down=True)
     with pytest.raises(errors.Unavailable):

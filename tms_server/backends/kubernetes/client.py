@@ -35,6 +35,8 @@ _SILENCE_BOUND_S = 150.0
 _CLOSE_BOUND_S = 2.0
 _PAGE = 500
 _TRIES = 4
+_LONGEST_LOG_LINE = 64 * 1024
+"""A container may write for ever without ending a line: what is longer comes in pieces."""
 _NEVER_STORED = "1"
 """No object has this revision, so an apply that names it creates or conflicts."""
 
@@ -111,13 +113,8 @@ class Api:
         }
         call = Call(method="GET", path=kind.path(self.namespace), query=asked, bound_s=None)
         async for line in self._lines(call):
-            if not line:
-                continue
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                status = event["object"]
-                raise failures.of_answer(int(status.get("code") or 500), json.dumps(status), f"watch {kind.plural}")
-            yield event
+            if line:
+                yield _event(line, f"watch {kind.plural}")
 
     async def create(self, manifest: Json) -> Json:
         """Applies a manifest where there is no object of its name; Conflict when there is one."""
@@ -162,11 +159,11 @@ class Api:
         return await self._json(Call(method="POST", path=path, body=body))
 
     async def log_lines(self, pod: str, query: Mapping[str, str]) -> AsyncGenerator[str, None]:
-        """Lines of a container; Refused while it has not started."""
+        """Lines of a container, long ones in pieces; Refused while it has not started."""
         call = Call(
             method="GET", path=f"{kinds.PODS.path(self.namespace, pod)}/log", query=query, bound_s=None, silence_s=None
         )
-        async for line in self._lines(call):
+        async for line in self._lines(call, _LONGEST_LOG_LINE):
             yield line.decode("utf-8", "replace")
 
     async def close(self) -> None:
@@ -249,8 +246,8 @@ class Api:
         answer: aiohttp.ClientResponse = response.response
         return answer
 
-    async def _lines(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Lines of a stream; of any length, unlike what a line reader allows."""
+    async def _lines(self, call: Call, longest: int = 0) -> AsyncGenerator[bytes, None]:
+        """Lines of a stream; of any length where no longest is given, else in pieces of about that many bytes."""
         async with self._answer(call) as answer:
             if answer.status == BUSY:
                 raise errors.Unavailable(f"{call.method} {call.path}: the API server is busy")
@@ -259,8 +256,23 @@ class Api:
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
                     yield line
+                if longest and len(rest) >= longest:
+                    yield rest
+                    rest = b""
             if rest:
                 yield rest
+
+
+def _event(line: bytes, asked: str) -> Json:
+    """One event of a watch. A stream may be cut in the middle of one."""
+    try:
+        event: Json = json.loads(line)
+    except ValueError as failure:
+        raise errors.Unavailable(f"{asked}: the API server's stream broke off: {failure}") from failure
+    if event["type"] == "ERROR":
+        status = event["object"]
+        raise failures.of_answer(int(status.get("code") or 500), json.dumps(status), asked)
+    return event
 
 
 def _retry_after_s(answer: aiohttp.ClientResponse) -> float:

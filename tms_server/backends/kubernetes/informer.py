@@ -55,6 +55,11 @@ class Informer:
             except errors.TmsError as failure:
                 self._hears(failure)
                 revision = self._resume()
+            except Exception as failure:
+                # Whoever looks at what is known must never be left with the past for good.
+                log.exception("kubernetes.odd_answer", kind=self.kind.plural)
+                self._hears(errors.Unavailable(f"{self.kind.plural}: the API server's answer is odd: {failure!r}"))
+                revision = None
             await clock.sleep_until(clock.now() + pauses.pause())
 
     def _resume(self) -> str | None:
