@@ -1,26 +1,22 @@
-"""The examples are what they say: values that the chart takes, objects that Kubernetes takes, commands that exist."""
+"""The examples are what they say: values that the chart takes, objects that Kubernetes takes, scripts that are scripts."""
 
 from __future__ import annotations
 
 import pathlib
-import re
 import subprocess
-import tomllib
-from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # theirs
 import pytest
-import typer.main
 import yaml
 
 from deploy.images import locks
+from tests.support import commands
 from tests.unit.deploy import charts
-from tmsctl import app, config, leasefile
+from tmsctl import config, leasefile
 
 EXAMPLES = locks.ROOT / "examples" / "kubernetes"
 VALUES = sorted([*EXAMPLES.glob("values*.yaml"), EXAMPLES / "kind" / "values.yaml"])
-TEXTS = [EXAMPLES / "README.md", EXAMPLES / "ci" / "acquire-release.sh", locks.ROOT / "docs" / "install.md"]
 FOREIGN = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 
 
@@ -61,7 +57,7 @@ def test_the_job_calls_tmsctl_as_it_is_called() -> None:
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["command"] == ["tmsctl", "run"]
     own = container["args"][: container["args"].index("--")]
-    assert {each.partition("=")[0] for each in own} <= _options(["run"])
+    assert {each.partition("=")[0] for each in own} <= commands.options(["run"])
 
 
 def test_kinds_node_leads_to_the_port_and_the_folder_that_the_values_name() -> None:
@@ -79,42 +75,3 @@ def test_the_lease_is_one_that_tmsctl_takes() -> None:
 def test_the_script_is_a_script() -> None:
     subprocess.run(["bash", "-n", str(EXAMPLES / "ci" / "acquire-release.sh")], check=True)
     assert (EXAMPLES / "ci" / "acquire-release.sh").stat().st_mode & 0o111
-
-
-@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
-def test_every_command_that_is_shown_exists_with_its_options(file: pathlib.Path) -> None:
-    shown = list(_commands(file.read_text()))
-    assert shown
-    for words in shown:
-        path = [word for word in words if not word.startswith("-")]
-        options = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
-        assert options <= _options(path), " ".join(words)
-
-
-@pytest.mark.parametrize("file", [*TEXTS[::2]], ids=lambda file: file.name)
-def test_every_link_leads_somewhere(file: pathlib.Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)", file.read_text()):
-        if "://" not in link:
-            assert (file.parent / link).exists(), link
-
-
-def test_toml_in_the_guide_is_toml() -> None:
-    for block in re.findall(r"```toml\n(.*?)```", TEXTS[2].read_text(), re.DOTALL):
-        assert tomllib.loads(block)
-
-
-def _commands(text: str) -> Iterator[list[str]]:
-    """The words of each call of tmsctl, up to what ends it."""
-    for call in re.findall(r"(?<![\w.-])tmsctl ([a-z][^\n|;&)`>]*)", text.replace("\\\n", " ")):
-        yield call.replace('"', "").split()
-
-
-def _options(path: list[str]) -> set[str]:
-    """Options of the command that the words lead to."""
-    command = typer.main.get_command(app.app)
-    for word in path:
-        inner = getattr(command, "commands", {})  # typer's groups are not click's
-        if word not in inner:
-            break
-        command = inner[word]
-    return {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help", "--"}
