@@ -64,7 +64,6 @@ class Certificates:
         self._place = place
         self._clock = clock
         self._current: Shown | None = None
-        self._published = ""
         self._listeners: list[Callable[[Shown], None]] = []
 
     @property
@@ -121,21 +120,20 @@ class Certificates:
         return renewed
 
     async def _publish(self, trusted: str) -> None:
-        """Lets the workers' pods have what they check the server with."""
-        if trusted == self._published:
-            return
+        """Lets the workers' pods have what they check the server with; put back where somebody took it away."""
         name, namespace = self._place.config_map, self._place.workers_namespace or self._place.namespace
         path = f"/api/v1/namespaces/{namespace}/configmaps"
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": self._metadata(name), "data": {"ca.crt": trusted}}
+        metadata = self._metadata(name)
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"ca.crt": trusted}}
         try:
             found = await self._api.get(f"{path}/{name}")
         except errors.NotFound:
             found = None
         if found is not None:
             self._check_owner("ConfigMap", name, found)
+            metadata |= kube.guard(found)
         if found is None or (found.get("data") or {}).get("ca.crt") != trusted:
             await self._api.apply(f"{path}/{name}", body)
-        self._published = trusted
 
     def _take(self, shown: Shown) -> None:
         if shown == self._current:

@@ -89,6 +89,12 @@ class Kube:
         return await self._client.call_api(*prepared, _request_timeout=aiohttp.ClientTimeout(total=bound_s))
 
 
+def guard(found: Json) -> Json:
+    """Metadata that lets an apply change this very object, and none that took its name since it was looked at."""
+    uid = found["metadata"].get("uid")
+    return {"uid": uid} if uid else {}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
     """What the API server said against a call."""

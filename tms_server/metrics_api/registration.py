@@ -100,6 +100,8 @@ class Registration:
         except errors.AlreadyExists:
             # Another server was faster, or somebody else: look anew.
             return await self._look(ca_pem, manage=False, own_ca=True)
+        except errors.PermissionDenied as error:
+            return State(Holder.NOBODY, f"there is no APIService {NAME}, and this server may not make it: {error}")
         return self._ours()
 
     def _is_ours(self, leads_to: Mapping[str, Any]) -> bool:
@@ -108,14 +110,15 @@ class Registration:
     def _ours(self) -> State:
         return State(Holder.OURS, f"{NAME} is served by {self._service.namespace}/{self._service.name}")
 
-    def _patch(self, found: Mapping[str, Any], ca_pem: str) -> dict[str, Any]:
+    def _patch(self, found: dict[str, Any], ca_pem: str) -> dict[str, Any]:
         """The whole object where we made it; else the CA alone, for the rest belongs to whoever installed it."""
         labels = found.get("metadata", {}).get("labels") or {}
         whole = self._object(ca_pem)
+        whole["metadata"] |= kube.guard(found)
         if (labels.get(MANAGED_BY), labels.get(INSTALLATION)) == ("tms", self._installation):
             return whole
         head = {key: whole[key] for key in ("apiVersion", "kind")}
-        return {**head, "metadata": {"name": NAME}, "spec": {"caBundle": _encoded(ca_pem)}}
+        return {**head, "metadata": {"name": NAME, **kube.guard(found)}, "spec": {"caBundle": _encoded(ca_pem)}}
 
     def _object(self, ca_pem: str) -> dict[str, Any]:
         service = {"namespace": self._service.namespace, "name": self._service.name, "port": self._service.port}

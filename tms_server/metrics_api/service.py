@@ -20,7 +20,7 @@ from tms_server.metrics_api import source as source_module
 from tms_server.model import errors
 
 log = structlog.get_logger(__name__)
-UNKNOWN_RECHECK = dt.timedelta(minutes=1)
+MISSING_RECHECK = dt.timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,8 @@ class MetricsApi:
         state = await self._registration.keep(self._shown.ca, manage=options.register, own_ca=options.own_ca)
         for holder in registration.Holder:
             self._holder.labels(holder).set(holder is state.holder)
-        pause = UNKNOWN_RECHECK if state.holder is registration.Holder.UNKNOWN else certificates.RECHECK
+        missing = state.holder in (registration.Holder.UNKNOWN, registration.Holder.NOBODY)
+        pause = MISSING_RECHECK if missing and options.register else certificates.RECHECK
         return self._parts.clock.now() + pause
 
     def show(self, shown: certificates.Shown) -> None:

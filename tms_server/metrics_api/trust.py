@@ -45,6 +45,8 @@ class Follower:
                 revision = await self.read()
                 retry = FIRST_RETRY
                 await self._follow(revision)
+                # A watch that ends at once must not become a storm.
+                await self._clock.sleep_until(self._clock.now() + FIRST_RETRY)
             except Exception as error:  # noqa: BLE001 - callers must be told apart for as long as the server lives
                 log.warning("metrics_api.trust_unread", error=repr(error))
                 await self._clock.sleep_until(self._clock.now() + retry)

@@ -25,6 +25,8 @@ class Cluster:
         """(user, metric or path)."""
         self.calls: list[str] = []
         self.refuse_with = 0
+        self.refused_methods: set[str] = set()
+        """Methods that nobody may use."""
         self._revision = 0
         self._changed = asyncio.Condition()
 
@@ -41,6 +43,8 @@ class Cluster:
         self.calls.append(f"{request.method} {request.path}")
         if self.refuse_with:
             return refusal(self.refuse_with, "Refused")
+        if request.method in self.refused_methods:
+            return refusal(403, "Forbidden")
         match request.method:
             case "GET" if request.query.get("watch"):
                 return await self._watch(request)
@@ -74,6 +78,8 @@ class Cluster:
             return refusal(404, "NotFound")
         asked = body["metadata"].get("resourceVersion")
         if before is not None and asked not in (None, before["metadata"]["resourceVersion"]):
+            return refusal(409, "Conflict")
+        if before is not None and body["metadata"].get("uid") not in (None, before["metadata"].get("uid")):
             return refusal(409, "Conflict")
         return web.json_response(await self.put(request.path, merged(before or {}, body)))
 

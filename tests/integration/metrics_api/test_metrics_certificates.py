@@ -79,6 +79,19 @@ async def test_a_new_authority_is_trusted_beside_the_old_one(api: kube.Kube, clu
     parsed(only.current.certificate).verify_directly_issued_by(newest)
 
 
+async def test_an_authority_that_somebody_took_away_is_published_again(
+    api: kube.Kube, cluster: support.Cluster
+) -> None:
+    only = server(api, fake_clock.FakeClock())
+    await only.refresh()
+    published = cluster.objects.pop(CONFIG_MAP)
+    await only.refresh()
+    assert cluster.objects[CONFIG_MAP]["data"] == published["data"]
+    writes = [each for each in cluster.calls if not each.startswith("GET")]
+    await only.refresh()
+    assert [each for each in cluster.calls if not each.startswith("GET")] == writes
+
+
 async def test_another_name_is_certified_at_once(api: kube.Kube, cluster: support.Cluster) -> None:
     clock = fake_clock.FakeClock()
     await server(api, clock).refresh()

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.metrics_api import conftest as support
 from tms_server.metrics_api import kube, registration
 from tms_server.metrics_api.registration import Holder
+from tms_server.model import errors
 
 US = registration.Service(namespace="tms", name="tms-server")
 
@@ -69,3 +70,24 @@ async def test_a_missing_right_is_said(api: kube.Kube, cluster: support.Cluster)
     state = await of(api).keep("ca")
     assert state.holder is Holder.UNKNOWN
     assert registration.NAME in state.message
+
+
+async def test_where_it_is_gone_and_may_not_be_made_nobody_holds_it(api: kube.Kube, cluster: support.Cluster) -> None:
+    cluster.refused_methods.add("POST")
+    state = await of(api).keep("ca")
+    assert state.holder is Holder.NOBODY
+    assert "may not make it" in state.message
+    cluster.refused_methods.clear()
+    assert (await of(api).keep("ca")).holder is Holder.OURS
+
+
+async def test_only_the_object_that_was_looked_at_is_changed(api: kube.Kube, cluster: support.Cluster) -> None:
+    await of(api).keep("one")
+    cluster.objects[registration.PATH]["metadata"]["uid"] = "before"
+    looked_at = await api.get(registration.PATH)
+    cluster.objects[registration.PATH]["metadata"]["uid"] = "after"
+    for labels in (looked_at["metadata"]["labels"], {registration.MANAGED_BY: "Helm"}):
+        found = {**looked_at, "metadata": {**looked_at["metadata"], "labels": labels}}
+        with pytest.raises(errors.Conflict):
+            await api.apply(registration.PATH, of(api)._patch(found, "two"))
+    assert base64.b64decode(cluster.objects[registration.PATH]["spec"]["caBundle"]) == b"one"
