@@ -76,6 +76,7 @@ class Loops:
             self._leading("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify), self._look),
             self._expiry,
             self._leading("resolver", look_up),
+            self._leading("tender", work.backend.tend),
             self._leading("janitor", sweep),
             self._loop("agents", hub.push),
         ]
@@ -90,7 +91,8 @@ class Loops:
                 lost_after=work.lost_after,
                 done=work.changed.notify,
             )
-            self._routers.append(self._leading("router", lead))
+            # Its passes mostly wait for the backend, and those who are ready wait for it.
+            self._routers.append(self._leading("router", lead, timing=loop.Timing(rest_factor=1.0)))
         sizes = [self._leading("autoscaler", self._autoscaler())] if work.backend.scales else []
         beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
         self._timed = [
@@ -123,9 +125,11 @@ class Loops:
         if self._election is not None:
             await self._election.resign()
 
-    def _leading(self, name: str, work: loop.Pass, otherwise: loop.Pass | None = None) -> loop.Loop:
+    def _leading(
+        self, name: str, work: loop.Pass, otherwise: loop.Pass | None = None, timing: loop.Timing | None = None
+    ) -> loop.Loop:
         """A loop whose passes do something else, or nothing, while another server leads."""
-        return self._loop(name, self._gated(work, otherwise))
+        return self._loop(name, self._gated(work, otherwise), timing)
 
     def _gated(self, work: loop.Pass, otherwise: loop.Pass | None = None) -> loop.Pass:
         leader = self._election

@@ -29,9 +29,9 @@ class Timing:
     """`interval` is the longest time without a pass (by the clock).
 
     The others are on the machine's own monotonic clock: at least `rest_s` seconds between passes, so that many wakes
-    become one pass; once `burst_s` seconds were spent on passes, `rest_factor` times what is spent beyond, so that one
-    lease goes its way without a pause while a great fleet under load leaves time for calls; and the pauses after
-    failures.
+    become one pass; once `burst_s` seconds of processor time were spent during passes, `rest_factor` times what is spent
+    beyond, so that one lease goes its way without a pause while a great fleet under load leaves time for calls, and
+    waiting for others costs nothing; and the pauses after failures.
     """
 
     interval: dt.timedelta = dt.timedelta(seconds=5)
@@ -80,9 +80,9 @@ class Loop:
         """Passes until cancelled."""
         while True:
             self._woken.clear()
-            started, began_at = time.monotonic(), self._clock.now()
+            used_before_s, began_at = time.process_time(), self._clock.now()
             due = await self._pass()
-            await _rest(self._pause_s(time.monotonic() - started))
+            await _rest(self._pause_s(time.process_time() - used_before_s))
             await self._until(min(filter(None, (due, began_at + self._timing.interval))))
 
     async def _pass(self) -> dt.datetime | None:

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 _ASK_AGAIN = dt.timedelta(seconds=10)
 """Nobody tells when a name that belongs to somebody else becomes free."""
 _PATCH_BOUND = dt.timedelta(minutes=1)
+_NEW_AT_ONCE = 50
+"""Leases and names that get their first Services in one go: whoever is ready meanwhile does not wait for all others."""
 
 
 class Router:
@@ -50,11 +52,14 @@ class Router:
             now = self._clock.now()
             self._refused = {owner: each for owner, each in self._refused.items() if each[1] > now}
             live = routing.Live(
-                pods=self._view.all(kinds.PODS).values(),
+                pods=self._view.all(kinds.PODS),
                 services=self._view.all(kinds.SERVICES),
                 steady=self._is_steady,
             )
-            await self._carry_out(routing.plan(routes, live, self._options))
+            due = routing.portion(routes, live, _NEW_AT_ONCE)
+            await self._carry_out(routing.plan(due, live, self._options))
+            if due != routes:
+                self._wake_at(now)
             owners = {owner for route in routes for owner in route.owners}
             self._steady = {owner: known for owner, known in self._steady.items() if owner in owners}
             return {owner: trouble for owner, (trouble, _) in self._refused.items() if owner in owners}

@@ -44,14 +44,14 @@ class Plan:
 class Live:
     """Pods and Services as they are. `steady`: owners whose Services are known to be as wanted for that lease."""
 
-    pods: Iterable[Json]
+    pods: Mapping[str, Json]
     services: Mapping[str, Json]
     steady: Callable[[str, ids.LeaseId], bool] = lambda _owner, _lease_id: False
 
 
 def plan(routes: Sequence[backend.Route], live: Live, options: options_module.Options) -> Plan:
     """What differs between the routes and what lives."""
-    gains, losses = _labels(routes, live.pods)
+    gains, losses = _labels(routes, live.pods.values())
     moved = tuple(
         each
         for route in routes
@@ -65,6 +65,15 @@ def plan(routes: Sequence[backend.Route], live: Live, options: options_module.Op
         return Plan(first=gains, services=moved, last=losses, surplus=surplus)
     both = {name: {**gains.get(name, {}), **losses.get(name, {})} for name in {**gains, **losses}}
     return Plan(first=both, services=(), last={}, surplus=surplus)
+
+
+def portion(routes: Sequence[backend.Route], live: Live, most: int) -> Sequence[backend.Route]:
+    """The routes, of which `most` get their first Services, those first that lead somewhere; the others stay as they are."""
+    new = [route for route in routes if any(_is_new(owner, live) for owner in route.owners)]
+    if len(new) <= most:
+        return routes
+    later = {each.lease_id for each in sorted(new, key=lambda each: not each.workers)[most:]}
+    return tuple(_as_it_is(each, live) if each.lease_id in later else each for each in routes)
 
 
 def changes(
@@ -104,6 +113,24 @@ def _labels(routes: Sequence[backend.Route], pods: Iterable[Json]) -> tuple[dict
         if lost:
             losses[name] = {names.serving_label(lease_id): None for lease_id in lost}
     return gains, losses
+
+
+def _is_new(owner: str, live: Live) -> bool:
+    name = names.service_of(owner)
+    return name not in live.services and name + names.HEADLESS not in live.services
+
+
+def _as_it_is(route: backend.Route, live: Live) -> backend.Route:
+    """Nothing that is there is taken away, and nobody is told of a way that does not lead there yet."""
+    return backend.Route(
+        lease_id=route.lease_id,
+        owners=tuple(owner for owner in route.owners if not _is_new(owner, live)),
+        workers=frozenset(
+            worker
+            for worker in route.workers
+            if worker.replica in live.pods and route.lease_id in serving(live.pods[worker.replica])
+        ),
+    )
 
 
 def _leaving(found: Json) -> bool:
