@@ -115,7 +115,7 @@ class Agents:
             before.close(errors.Unavailable("another connection of this worker took over"))
         self._parts.metrics.sidecars.set(len(self._sessions))
         log.info("sidecar.connected", group=worker.group_id, replica=worker.replica)
-        await self.push()
+        await self._tell({worker: session})
         return session
 
     def disconnect(self, session: Session) -> None:
@@ -143,9 +143,13 @@ class Agents:
     async def push(self) -> dt.datetime | None:
         """One pass: tells every connected sidecar what its worker should hold now; answers when to look again."""
         await self._look()
-        sessions = dict(self._sessions)
+        await self._tell(dict(self._sessions))
+        waiting = any(each.withheld_since is not None for each in self._sessions.values())
+        return self._parts.clock.now() + WITHHELD_RECHECK if waiting else None
+
+    async def _tell(self, sessions: Mapping[ids.WorkerId, Session]) -> None:
         if not sessions:
-            return None
+            return
         groups = {each.group_id for each in sessions}
         leads = self._parts.backend.routes
         told = await self._parts.store.read(lambda reader: _told(reader, groups, leads=leads))
@@ -155,8 +159,6 @@ class Agents:
                 session.close(errors.NotFound(f"worker {_name(worker)!r} is not wanted any more"))
             elif not self._withheld(session, told.held[worker.group_id]):
                 session.offer(self._state(told, worker))
-        waiting = any(each.withheld_since is not None for each in sessions.values())
-        return self._parts.clock.now() + WITHHELD_RECHECK if waiting else None
 
     async def _look(self) -> None:
         """Which workers exist is known to every server, whether it decides anything or not."""

@@ -19,7 +19,8 @@ from tms_server.world import live
 
 FEW = 32
 """Leases that are asked for one by one; more are looked up in whole tables."""
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 _S = group.ModelState
 _ORDER = (_S.UNLOADED, _S.PENDING, _S.DRAINING, _S.FAILED, _S.FETCHING, _S.LOADING, _S.READY)
 """How far a model is, from nothing to serving."""

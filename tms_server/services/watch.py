@@ -6,6 +6,7 @@ A watcher that is slow sees several changes of a lease as one; it never misses t
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -18,6 +19,7 @@ from tms_server.world import signal
 
 BATCH = 500
 WATCHED_MAX = 1000
+REST = dt.timedelta(milliseconds=200)
 _MOVING = (lease.LeaseState.PLACED, lease.LeaseState.LOADING, lease.LeaseState.RELEASING)
 """States in which the worker's word changes what is shown while nothing stored does."""
 _Progress = tuple[tuple[str, str, str, int], ...]
@@ -100,9 +102,15 @@ class _Watch:
             if self._wanted and self._wanted <= self._ended:
                 return
             if not batch.more:
+                await self._rest(batch)
                 await signal.any_after(signals, counts)
             counts = [each.count for each in signals]
             batch = await read(functools.partial(self._since, revision=batch.revision))
+
+    async def _rest(self, batch: _Batch) -> None:
+        """Who follows many leases on their way hears of them together; else one such watch would keep a server busy."""
+        if len(batch.changed) > views.FEW:
+            await self._parts.clock.sleep_until(self._parts.clock.now() + REST)
 
     def _find(self, reader: store.Reader) -> frozenset[ids.LeaseId]:
         return frozenset(finding.a_lease(reader, self._namespace, name).id for name in self._names)
@@ -131,7 +139,8 @@ class _Watch:
         places = sorted(last.items(), key=lambda item: item[1])
         # The loads and unloads of the others may have gone on without a change of what is stored.
         places += [(each, end) for each in sorted(self._moving - last.keys())]
-        found = [(reader.get_lease(lease_id), at) for lease_id, at in places]
+        known = {each.id: each for each in reader.unended_leases()} if len(places) > views.FEW else {}
+        found = [(known.get(lease_id) or reader.get_lease(lease_id), at) for lease_id, at in places]
         told = tuple((each, at) for each, at in found if each is not None)
         around = views.context(reader, [each for each, _ in told])
         return _Batch(changed=told, around=around, revision=end, more=len(changes) == BATCH)
