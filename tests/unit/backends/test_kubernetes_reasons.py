@@ -119,6 +119,15 @@ def test_an_autoscaler_that_does_not_work_is_told() -> None:
     assert reasons.of_scaler(None) is None
 
 
+def test_an_autoscaler_is_not_believed_before_there_is_anything_to_read() -> None:
+    broken = {"status": {"conditions": [condition("ScalingActive", "False", "FailedGetExternalMetric", "no metric")]}}
+    serving, starting = pod(fake._running("10.0.0.1", "w-1-a")), pod({"phase": "Pending"})
+    assert reasons.of_group(group(starting, scaler=broken)) is None
+    found = reasons.of_group(group(serving, scaler=broken))
+    assert found is not None
+    assert found.reason == "HpaFailed"
+
+
 def test_a_pod_on_a_lost_node_counts_as_gone_only_once_it_leaves() -> None:
     node = {"status": {"conditions": [condition("Ready", "Unknown")]}}
     running = fake._running("10.0.0.1", "w-1-a")

@@ -36,7 +36,9 @@ _LONGEST = 500
 
 def of_group(group: view.GroupView) -> backend.Trouble | None:
     """What stands against the group as a whole: pods that are not let in, else the worst of a pod, else its autoscaler."""
-    return _not_let_in(group) or _of_pods(group) or of_scaler(group.scaler)
+    # Before any pod is ready there is nothing that an autoscaler could read.
+    scaler = group.scaler if any(map(ready, group.pods)) else None
+    return _not_let_in(group) or _of_pods(group) or of_scaler(scaler)
 
 
 def of_pod(pod: Json, warnings: Iterable[Json] = ()) -> backend.Trouble | None:
