@@ -10,7 +10,8 @@ def text() -> str:
     """One table of all families."""
     opening = (
         "tms-server serves these at `/metrics` of its metrics listener; tms-worker serves the `nv_inference_*` families "
-        "that dashboards for Triton know at its own. Labels never name a lease, a model or a caller. The table is "
+        "that dashboards for Triton know at its own. Labels never name a lease, a model or a caller. Where it serves the "
+        "metrics API there is `tms_metrics_api_holder` too: whose external.metrics.k8s.io is in the cluster. The table is "
         "generated from `tms_server/observability/metrics.py`."
     )
     lines = ["# Metrics of tms-server", "", opening, "", "| metric | type | meaning |", "| --- | --- | --- |"]
