@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -248,11 +248,13 @@ def _owners(stored: Stored) -> Iterator[str]:
 
 def _stuck(stored: Stored, now: dt.datetime) -> tuple[group.WorkerGroup, ...]:
     """Groups with nothing but draining assignments whose leases ended long ago: their workers do not confirm."""
-    return tuple(each for each in stored.shrink.groups if _is_stuck(each, stored, now))
+    booked: dict[ids.GroupId, list[group.Assignment]] = {}
+    for assignment in stored.shrink.assignments:
+        booked.setdefault(assignment.group_id, []).append(assignment)
+    return tuple(each for each in stored.shrink.groups if _is_stuck(booked.get(each.id, ()), stored, now))
 
 
-def _is_stuck(each: group.WorkerGroup, stored: Stored, now: dt.datetime) -> bool:
-    booked = [assignment for assignment in stored.shrink.assignments if assignment.group_id == each.id]
+def _is_stuck(booked: Collection[group.Assignment], stored: Stored, now: dt.datetime) -> bool:
     if not booked or not all(assignment.draining for assignment in booked):
         return False
     held = (stored.leases.get(assignment.lease_id) for assignment in booked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import structlog
@@ -26,7 +27,7 @@ from tms_server.world import endings, live, sight
 log = structlog.get_logger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
     """What is stored of all that a report can touch."""
 
@@ -38,10 +39,17 @@ class Stored:
     pools: Mapping[tuple[ids.Namespace, ids.PoolName], pool.Pool]
     measured: booking.Measured
 
-    def on(self, group_id: ids.GroupId) -> list[lease.Lease]:
+    def on(self, group_id: ids.GroupId) -> Sequence[lease.Lease]:
         """Leases still wanted on a group."""
-        booked = (each for each in self.assignments if each.group_id == group_id and not each.draining)
-        return [self.leases[each.lease_id] for each in booked if each.lease_id in self.leases]
+        return self._on.get(group_id, ())
+
+    @functools.cached_property
+    def _on(self) -> Mapping[ids.GroupId, Sequence[lease.Lease]]:
+        found: dict[ids.GroupId, list[lease.Lease]] = {}
+        for each in self.assignments:
+            if not each.draining and each.lease_id in self.leases:
+                found.setdefault(each.group_id, []).append(self.leases[each.lease_id])
+        return found
 
     def wanted(self) -> Mapping[ids.LeaseId, list[group.Assignment]]:
         """Assignments that are wanted, by lease."""

@@ -93,12 +93,14 @@ class Workers:
         )
         books = fleet_index.of(fleet).books
         shown = [each for each in fleet.groups if each.namespace == namespace and (not pool or each.pool == pool)]
-        held = {each.id: [a.lease_id for a in fleet.assignments if a.group_id == each.id] for each in shown}
+        held: dict[ids.GroupId, list[ids.LeaseId]] = {}
+        for assignment in fleet.assignments:
+            held.setdefault(assignment.group_id, []).append(assignment.lease_id)
         return tuple(
             self._view(
                 each,
                 books[each.id].booked_bytes,
-                tuple(dict.fromkeys(held[each.id])),
+                tuple(dict.fromkeys(held.get(each.id, ()))),
                 endpoints.get(desired.group_owner(each.id)),
             )
             for each in shown

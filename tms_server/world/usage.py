@@ -20,23 +20,24 @@ class Usage:
     """Of one server: a track of each worker that was heard."""
 
     def __init__(self) -> None:
-        self._tracks: dict[ids.WorkerId, window.Track] = {}
+        self._tracks: dict[ids.GroupId, dict[ids.WorkerId, window.Track]] = {}
         self._loads: dict[bundle.ModelKey, dt.timedelta] = {}
 
     def take(self, reports: Iterable[group.GroupReport]) -> None:
         """Follows the workers; reports that are known already change nothing."""
         for report in reports:
-            before = self._tracks.get(report.worker)
+            of_group = self._tracks.setdefault(report.group_id, {})
+            before = of_group.get(report.worker)
             if before is not None and before.last is report:
                 continue
             track = window.follow(before, report)
-            self._tracks[report.worker] = track
+            of_group[report.worker] = track
             for key, took in track.loads.items():
                 self._loads[key] = max(took, self._loads.get(key, took))
 
     def of(self, groups: Collection[ids.GroupId]) -> tuple[window.Track, ...]:
         """Tracks of all workers of these groups."""
-        return tuple(track for worker, track in self._tracks.items() if worker.group_id in groups)
+        return tuple(track for each in groups for track in self._tracks.get(each, {}).values())
 
     def load(self, keys: Iterable[bundle.ModelKey]) -> dt.timedelta:
         """The longest that any of the models took to load, as far as it was seen; zero while nothing is known."""
@@ -45,8 +46,12 @@ class Usage:
     def keep_only(self, groups: Collection[ids.GroupId], now: dt.datetime) -> None:
         """Forgets workers of groups that are no more or that were not heard for long, and the oldest loads of too many."""
         start = now - 4 * window.WINDOW
-        tracks = self._tracks.items()
-        self._tracks = {key: each for key, each in tracks if key.group_id in groups and each.last.received_at > start}
+        heard = {
+            group_id: {key: each for key, each in tracks.items() if each.last.received_at > start}
+            for group_id, tracks in self._tracks.items()
+            if group_id in groups
+        }
+        self._tracks = {group_id: tracks for group_id, tracks in heard.items() if tracks}
         self._loads = dict(list(self._loads.items())[-MOST_LOADS:])
 
 

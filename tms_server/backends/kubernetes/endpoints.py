@@ -28,7 +28,9 @@ class Endpoints:
         self._wake_at = wake_at
         self._slices: dict[str, frozenset[Way]] = {}
         self._ways: dict[str, collections.Counter[ids.LeaseId]] = {}
-        self._left: dict[Way, dt.datetime] = {}
+        self._left: dict[str, dict[ids.LeaseId, dt.datetime]] = {}
+        """Ways to a pod that are no more, and until when proxies may still follow them."""
+        self._ends: collections.deque[tuple[dt.datetime, str]] = collections.deque()
 
     def saw(self, found: Json, *, present: bool) -> None:
         """Takes in a slice as it is now, or that it is gone."""
@@ -44,9 +46,8 @@ class Endpoints:
 
     def reaching(self, pod: str) -> frozenset[ids.LeaseId]:
         """Leases whose new connections reach the pod, or did until proxies had time to follow."""
-        now = self._clock.now()
-        self._left = {way: until for way, until in self._left.items() if until > now}
-        return frozenset(self._ways.get(pod, ())) | {lease_id for name, lease_id in self._left if name == pod}
+        self._forget(self._clock.now())
+        return frozenset(self._ways.get(pod, ())) | self._left.get(pod, {}).keys()
 
     def _leave(self, way: Way) -> None:
         pod, lease_id = way
@@ -57,8 +58,18 @@ class Endpoints:
         del counted[lease_id]
         if not counted:
             del self._ways[pod]
-        self._left[way] = self._clock.now() + self._settle
-        self._wake_at(self._left[way])
+        until = self._clock.now() + self._settle
+        self._left.setdefault(pod, {})[lease_id] = until
+        self._ends.append((until, pod))
+        self._wake_at(until)
+
+    def _forget(self, now: dt.datetime) -> None:
+        """They end in the order in which they came."""
+        while self._ends and self._ends[0][0] <= now:
+            _, pod = self._ends.popleft()
+            left = {lease_id: until for lease_id, until in self._left.pop(pod, {}).items() if until > now}
+            if left:
+                self._left[pod] = left
 
 
 def ways(found: Json) -> Iterator[Way]:
