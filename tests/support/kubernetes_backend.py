@@ -17,7 +17,7 @@ from tms_server import clock
 from tms_server.backends.kubernetes import backend as kubernetes
 from tms_server.backends.kubernetes import connect
 from tms_server.backends.kubernetes import options as options_module
-from tms_server.model import ids, lease, resources
+from tms_server.model import errors, ids, lease, resources
 from tms_server.ports import backend
 
 BOUND_S = 30
@@ -98,13 +98,22 @@ def spec(group_id: ids.GroupId = GROUP, **changed: Any) -> backend.LaunchSpec:
 async def opened(
     chosen: options_module.Options, kubeconfig: pathlib.Path
 ) -> AsyncIterator[kubernetes.KubernetesBackend]:
+    """One that is tended, as by a server that decides."""
     runs = await kubernetes.KubernetesBackend.open(
         chosen, connect.Connection(kubeconfig=kubeconfig), clock.SystemClock()
     )
+    tended = asyncio.create_task(_tend(runs))
     try:
         yield runs
     finally:
         await runs.close()
+        await tended
+
+
+async def _tend(runs: backend.Backend) -> None:
+    async for _ in runs.watch():
+        with contextlib.suppress(errors.Unavailable):
+            await runs.tend()
 
 
 async def until(runs: backend.Backend, reached: Callable[[], bool | Awaitable[bool]]) -> None:

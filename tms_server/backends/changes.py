@@ -31,7 +31,7 @@ class Changes:
 
     async def _steps(self, seen: int) -> AsyncIterator[None]:
         while True:
-            if seen == self._count:
+            if seen == self._count and not self._closed:
                 await self._changed.wait()
             if self._closed:
                 return

@@ -167,6 +167,13 @@ class Backend(Protocol):
         """Stops the group for good; returns when none of its processes is left. Unknown ids are a success."""
         ...
 
+    async def tend(self) -> None:
+        """Does what the backend decides by itself, such as moving workers off a machine that is to be emptied.
+
+        For the one server that decides; due whenever `watch` yields.
+        """
+        ...
+
     def publish(self, owner: str, taken: Collection[resources.Endpoint]) -> resources.Endpoint:
         """A stable address for an owner, none of `taken`. ResourceExhausted when there is none left."""
         ...

@@ -154,6 +154,9 @@ class FakeBackend:
         if self.world.groups.pop(group_id, None) is not None:
             self._changes.notify()
 
+    async def tend(self) -> None:
+        self._answer()
+
     def publish(self, owner: str, taken: Collection[resources.Endpoint]) -> resources.Endpoint:
         for number in range(self._addresses):
             endpoint = resources.Endpoint(f"127.65.{number >> 8}.{number & 255}", 8000, 8001, 8002)

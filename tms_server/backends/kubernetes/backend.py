@@ -18,7 +18,6 @@ import structlog
 from tms_server import clock as clock_module
 from tms_server.backends import changes
 from tms_server.backends.kubernetes import (
-    backoff,
     client,
     connect,
     covers,
@@ -45,6 +44,7 @@ from tms_server.ports import backend
 log = structlog.get_logger(__name__)
 Json = dict[str, Any]
 Key = tuple[tuple[object, ...], str, str, bool]
+_TRY_AGAIN = dt.timedelta(seconds=30)
 _STOP_BOUND_S = 60
 """Beside its grace period, how long a pod may take to go before the caller is told."""
 
@@ -66,7 +66,6 @@ class KubernetesBackend:
         self._tasks: set[asyncio.Task[None]] = set()
         self._differs: dict[ids.GroupId, tuple[Key, backend.LaunchSpec, bool]] = {}
         self._observed: dict[str, tuple[int, backend.Observed | None]] = {}
-        self._closed = False
         self._moves_at: dt.datetime | None = None
 
     @classmethod
@@ -91,7 +90,6 @@ class KubernetesBackend:
         except BaseException:
             await opened.close()
             raise
-        opened._spawn(opened._move_pods(), "moves pods off cordoned nodes")
         log.info(
             "kubernetes.opened",
             namespace=options.namespace,
@@ -177,6 +175,17 @@ class KubernetesBackend:
                 raise errors.Unavailable(f"group {group_id}: its pods are still stopping") from None
         await self._release_evictions()
 
+    async def tend(self) -> None:
+        """Moves pods off cordoned nodes."""
+        try:
+            due = await self._mover()
+        except (errors.PermissionDenied, failures.Refused) as failure:
+            log.warning("pods.not_moved", why=str(failure))
+            due = self._clock.now() + _TRY_AGAIN
+        if due is not None and due != self._moves_at:
+            self._moves_at = due
+            self._wake_at(due)
+
     def publish(self, owner: str, taken: Collection[resources.Endpoint]) -> resources.Endpoint:
         """The Service's name in the cluster; derived, so never taken by another owner."""
         del taken
@@ -198,7 +207,6 @@ class KubernetesBackend:
         return self._changes.watch()
 
     async def close(self) -> None:
-        self._closed = True
         self._changes.close()
         for task in self._tasks:
             task.cancel()
@@ -266,22 +274,6 @@ class KubernetesBackend:
             live = self._view.find(kinds.BUDGETS, manifests.budget_name(self._options))
             if live is not None and not self._view.groups():
                 await self._objects.remove(kinds.BUDGETS, live)
-
-    async def _move_pods(self) -> None:
-        pauses = backoff.Backoff(first_s=1, longest_s=60)
-        steps = self._changes.watch()
-        while not self._closed:
-            try:
-                due = await self._mover()
-                pauses.reset()
-            except (errors.TmsError, failures.Refused) as failure:
-                log.warning("pods.not_moved", why=str(failure))
-                due = self._clock.now() + pauses.pause()
-            if due is not None and due != self._moves_at:
-                self._moves_at = due
-                self._wake_at(due)
-            if await anext(steps, "closed") == "closed":
-                return
 
     def _wake_at(self, instant: dt.datetime) -> None:
         self._spawn(self._wake(instant), "wakes")

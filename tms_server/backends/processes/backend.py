@@ -121,6 +121,9 @@ class ProcessBackend:
                 await _on_disk(lambda: self._layout.mark_retiring(group_id))
                 await self._finish(group)
 
+    async def tend(self) -> None:
+        """Groups tend themselves."""
+
     def publish(self, owner: str, taken: Collection[resources.Endpoint]) -> resources.Endpoint:
         return addresses.publish(owner, self._options.installation_id, taken)
 
