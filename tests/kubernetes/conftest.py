@@ -9,9 +9,10 @@ import os
 import kubernetes
 import pytest
 
-from tests.kubernetes import charts
+from tests.kubernetes import charts, several
 from tests.kubernetes import fleet as fleets
 from tests.kubernetes.cluster import client as cluster_client
+from tests.support import postgres
 
 _WAIT_S = 30
 
@@ -68,6 +69,28 @@ def fleet(shared_fleet: fleets.Fleet) -> collections.abc.Iterator[fleets.Fleet]:
     """The whole system. After each test nothing may be left of what it leased: no orphan in the cluster."""
     yield shared_fleet
     shared_fleet.sweep()
+
+
+@pytest.fixture(scope="module")
+def several_servers(
+    cluster: cluster_client.Cluster, postgres_server: postgres.Server, tmp_path_factory: pytest.TempPathFactory
+) -> collections.abc.Iterator[several.Installed]:
+    """The chart with several servers, for the tests of one file."""
+    with contextlib.ExitStack() as stack:
+        api = stack.enter_context(kubernetes.config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]  # theirs
+        where = several.Where(
+            cluster, api, stack.enter_context(_fresh_namespace(api)), tmp_path_factory.mktemp("several")
+        )
+        database = postgres_server.create()
+        stack.callback(postgres_server.drop, database)
+        yield stack.enter_context(several.installed(where, postgres_server.url(database)))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> collections.abc.Iterator[postgres.Server]:
+    """Where pods see it, too: each has a /tmp of its own."""
+    with postgres.serve("/var/tmp") as server:
+        yield server
 
 
 @contextlib.contextmanager

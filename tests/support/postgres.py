@@ -92,9 +92,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Server]:
-    """A server for as long as the block lasts. Its folder has a short path, for sockets need one."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="tms-pg-"))
+def serve(below: str | None = None) -> Iterator[Server]:
+    """A server for as long as the block lasts, in a folder for temporary files. It has a short path: sockets need one."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tms-pg-", dir=below))
     server = Server(folder)
     try:
         server.set_up()
