@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from sidecar import cache, errors, files, paths, s3, values
+from sidecar import cache, errors, files, paths, values
 
 
 class Progress:
@@ -80,6 +80,9 @@ def _bring(
     if scheme == "file":
         files.read(model.uri, file, partial, stop, progress.add)
     elif scheme == "s3":
+        # Its libraries take longer to import than all the rest, and a pod with other sources would wait for them.
+        from sidecar import s3  # noqa: PLC0415
+
         s3.Fetcher(model.uri, file, _access(model), stop).read(partial, progress.add)
     else:
         raise errors.ModelFailed("InvalidUri", f"sources of scheme {scheme!r} are not read; use file:// or s3://")
