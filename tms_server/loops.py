@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable
 
-from tms_server import cluster
+from tms_server import cluster, sections
 from tms_server import settings as settings_module
 from tms_server.model import errors
 from tms_server.reconcilers import (
@@ -42,64 +42,19 @@ class Loops:
         self._work = work
         self._tasks = tasks
         self.spawned: set[asyncio.Task[None]] = set()
-        timing = settings.timing
         self._stop_hearing: Callable[[], object] = lambda: None
         self._election: election.Election | None = None
         work.metrics.leads.set(not work.store.shared)
         if work.store.shared:
-            self._election = election.Election(work.store, work.clock, work.ids.request(), self._turn)
+            ttl = dt.timedelta(seconds=settings.timing.lead_ttl_s)
+            self._election = election.Election(work.store, work.clock, work.ids.request(), self._turn, ttl)
         self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
         self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
-        digest = reports.Reports(
-            store=work.store,
-            backend=work.backend,
-            clock=work.clock,
-            live=work.live,
-            metrics=work.metrics,
-            lost_after=work.lost_after,
-        )
-        place = placer.Placer(
-            store=work.store,
-            clock=work.clock,
-            ids=work.ids,
-            capacity=work.backend.capacity_bytes,
-            metrics=work.metrics,
-        )
-        look_up = resolver.Resolver(store=work.store, clock=work.clock, resolver=work.resolver)
-        sweep = janitor.Janitor(store=work.store, backend=work.backend, clock=work.clock, live=work.live)
-        forget = janitor.Forgetter(
-            store=work.store, clock=work.clock, retention=dt.timedelta(days=timing.retention_days)
-        )
         self._expiry = self._leading("expirer", self._expirer)
-        self._changed = [
-            self._leading("placer", place),
-            self._leading("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify), self._look),
-            self._expiry,
-            self._leading("resolver", look_up),
-            self._leading("tender", work.backend.tend),
-            self._leading("janitor", sweep),
-            self._loop("agents", hub.push),
-        ]
-        self._reports = self._leading("reports", self._digest(digest))
-        self._routers = []
-        if work.backend.routes:
-            lead = router.Router(
-                store=work.store,
-                backend=work.backend,
-                clock=work.clock,
-                live=work.live,
-                lost_after=work.lost_after,
-                done=work.changed.notify,
-            )
-            # Its passes mostly wait for the backend, and those who are ready wait for it.
-            self._routers.append(self._leading("router", lead, timing=loop.Timing(rest_factor=1.0)))
-        sizes = [self._leading("autoscaler", self._autoscaler())] if work.backend.scales else []
-        beat = loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))
-        self._timed = [
-            self._loop("heartbeat", self.heartbeat, beat),
-            self._loop("forgetter", self._gated(forget), loop.Timing(interval=dt.timedelta(minutes=10))),
-            *sizes,
-        ]
+        self._changed = [*self._of_leases(), *self._of_fleet(), self._loop("agents", hub.push)]
+        self._reports = self._leading("reports", self._digest())
+        self._routers = self._routing() if work.backend.routes else []
+        self._timed = self._by_time(settings.timing)
         self._senders, self._receivers = self._relays()
 
     def start(self, more: Iterable[cluster.Pass] = ()) -> list[asyncio.Task[None]]:
@@ -124,6 +79,51 @@ class Loops:
         self._stop_hearing()
         if self._election is not None:
             await self._election.resign()
+
+    def _of_leases(self) -> list[loop.Loop]:
+        work = self._work
+        place = placer.Placer(
+            store=work.store,
+            clock=work.clock,
+            ids=work.ids,
+            capacity=work.backend.capacity_bytes,
+            metrics=work.metrics,
+        )
+        look_up = resolver.Resolver(store=work.store, clock=work.clock, resolver=work.resolver)
+        return [self._leading("placer", place), self._expiry, self._leading("resolver", look_up)]
+
+    def _of_fleet(self) -> list[loop.Loop]:
+        work = self._work
+        sweep = janitor.Janitor(store=work.store, backend=work.backend, clock=work.clock, live=work.live)
+        return [
+            self._leading("fleet", fleet.Fleet(self._fleet_parts(), work.changed.notify), self._look),
+            self._leading("tender", work.backend.tend),
+            self._leading("janitor", sweep),
+        ]
+
+    def _routing(self) -> list[loop.Loop]:
+        work = self._work
+        lead = router.Router(
+            store=work.store,
+            backend=work.backend,
+            clock=work.clock,
+            live=work.live,
+            lost_after=work.lost_after,
+            done=work.changed.notify,
+        )
+        # Its passes mostly wait for the backend, and those who are ready wait for it.
+        return [self._leading("router", lead, timing=loop.Timing(rest_factor=1.0))]
+
+    def _by_time(self, timing: sections.Timing) -> list[loop.Loop]:
+        work = self._work
+        retention = dt.timedelta(days=timing.retention_days)
+        forget = janitor.Forgetter(store=work.store, clock=work.clock, retention=retention)
+        sizes = [self._leading("autoscaler", self._autoscaler())] if work.backend.scales else []
+        return [
+            self._loop("heartbeat", self.heartbeat, loop.Timing(interval=dt.timedelta(seconds=timing.heartbeat_s))),
+            self._leading("forgetter", forget, timing=loop.Timing(interval=dt.timedelta(minutes=10))),
+            *sizes,
+        ]
 
     def _leading(
         self, name: str, work: loop.Pass, otherwise: loop.Pass | None = None, timing: loop.Timing | None = None
@@ -201,7 +201,17 @@ class Loops:
         task.add_done_callback(self.spawned.discard)
         return task
 
-    def _digest(self, digest: reports.Reports) -> loop.Pass:
+    def _digest(self) -> loop.Pass:
+        parts_ = self._work
+        digest = reports.Reports(
+            store=parts_.store,
+            backend=parts_.backend,
+            clock=parts_.clock,
+            live=parts_.live,
+            metrics=parts_.metrics,
+            lost_after=parts_.lost_after,
+        )
+
         async def work() -> dt.datetime | None:
             due = await digest()
             if self._expirer.owed:

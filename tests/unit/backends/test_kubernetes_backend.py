@@ -13,7 +13,7 @@ import pytest
 from tests.support import kubernetes_api as fake
 from tests.support import kubernetes_backend as support
 from tms_server.backends.kubernetes import backend as backend_module
-from tms_server.backends.kubernetes import kinds, names
+from tms_server.backends.kubernetes import kinds, names, router
 from tms_server.fleet import desired
 from tms_server.model import errors, ids, resources
 from tms_server.ports import backend
@@ -264,6 +264,15 @@ async def test_a_refused_service_is_told_and_the_rest_is_made(
     server.cluster.refusals["services"] = fake.Refusal(403, "Forbidden", "exceeded quota: services")
     troubles = await runs.route([route(LEASE)])
     assert troubles[desired.lease_owner(LEASE)].reason == "QuotaExceeded"
+
+
+async def test_many_who_are_refused_take_no_turn_from_others(
+    server: fake.Server, runs: backend_module.KubernetesBackend
+) -> None:
+    server.cluster.refusals["services"] = fake.Refusal(403, "Forbidden", "exceeded quota: services")
+    wanted = [route(ids.LeaseId(f"l-{number:016x}")) for number in range(3 * router._NEW_AT_ONCE)]
+    troubles = [len(await runs.route(wanted)) for _ in range(3)]
+    assert troubles == [router._NEW_AT_ONCE, 2 * router._NEW_AT_ONCE, 3 * router._NEW_AT_ONCE]
 
 
 async def test_shapes_that_no_node_has_are_warned_of_and_refused_only_when_strict(server: fake.Server) -> None:

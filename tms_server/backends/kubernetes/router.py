@@ -54,6 +54,7 @@ class Router:
             live = routing.Live(
                 pods=self._view.all(kinds.PODS),
                 services=self._view.all(kinds.SERVICES),
+                refused=self._refused.keys(),
                 steady=self._is_steady,
             )
             due = routing.portion(routes, live, _NEW_AT_ONCE)

@@ -7,7 +7,7 @@ them and taken away after, so that a moving name always leads somewhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tms_server.backends.kubernetes import covers, manifests, names
@@ -42,10 +42,14 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """Pods and Services as they are. `steady`: owners whose Services are known to be as wanted for that lease."""
+    """Pods and Services as they are. `steady`: owners whose Services are known to be as wanted for that lease.
+
+    `refused`: owners who cannot have Services for now.
+    """
 
     pods: Mapping[str, Json]
     services: Mapping[str, Json]
+    refused: Collection[str] = frozenset()
     steady: Callable[[str, ids.LeaseId], bool] = lambda _owner, _lease_id: False
 
 
@@ -116,8 +120,10 @@ def _labels(routes: Sequence[backend.Route], pods: Iterable[Json]) -> tuple[dict
 
 
 def _is_new(owner: str, live: Live) -> bool:
+    """Whether it gets its first Services now; who is refused takes no turn from others."""
     name = names.service_of(owner)
-    return name not in live.services and name + names.HEADLESS not in live.services
+    known = owner in live.refused or name in live.services or name + names.HEADLESS in live.services
+    return not known
 
 
 def _as_it_is(route: backend.Route, live: Live) -> backend.Route:
