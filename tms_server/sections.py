@@ -194,7 +194,7 @@ class Timing(Section):
         default=3.0, gt=0, le=60, description="seconds that Create waits for a model repository"
     )
     lead_ttl_s: float = Field(
-        default=10.0, ge=1, le=300, description="seconds after which another server takes over from one that is gone"
+        default=12.0, ge=1, le=300, description="seconds after which another server takes over from one that is gone"
     )
     retention_days: float = Field(default=30.0, gt=0, description="days that ended leases and their history are kept")
 

@@ -8,14 +8,17 @@ without a failed request, and takes everything away again.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import json
 import os
 import pathlib
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -31,7 +34,9 @@ from examples.digits import train
 CHART = pathlib.Path(__file__).resolve().parents[2] / "deploy" / "helm" / "tms"
 NAMESPACE = "tms-demo"
 RATE, TARGET, MOST = 240.0, 100, 3
-LOAD_S, SHRINK_S = 45, 90
+LOAD_S, SHRINK_S = 150, 150
+"""The longest that the load lasts; it ends once the lease has had the size for so many looks."""
+STEADY = 5
 console = shown.console
 
 
@@ -81,7 +86,7 @@ def _lease(ctl: shown.Ctl) -> dict[str, Any]:
 
 def _grow_and_shrink(ctl: shown.Ctl, lease: dict[str, Any]) -> None:
     shown.step(f"Send {RATE:.0f} requests/s to its Service with an unmodified tritonclient, then a trickle")
-    grown, failed = _follow(ctl, lease, _load(lease, RATE, LOAD_S), until=MOST + 1)
+    grown, failed = _follow(ctl, lease, _load(lease, RATE, LOAD_S), until=MOST)
     if grown < MOST:
         raise SystemExit(f"the lease grew to {grown} replicas only, not to {MOST}")
     shrunk, more = _follow(ctl, lease, _load(lease, TARGET / 10, SHRINK_S), until=1)
@@ -94,16 +99,18 @@ def _grow_and_shrink(ctl: shown.Ctl, lease: dict[str, Any]) -> None:
 def _follow(
     ctl: shown.Ctl, lease: dict[str, Any], load: Generator[dict[str, Any], None, None], *, until: int
 ) -> tuple[int, int]:
-    """Shows the load and the lease's size side by side, until it has that size; answers the last size and the failures."""
+    """Shows the load and the lease's size side by side, until it keeps that size; answers the last size and the failures."""
     table = Table("second", "requests/s", "p99 ms", "failed", "replicas ready / wanted")
-    ready, failed = 0, 0
+    ready, failed, steady = 0, 0, 0
     with contextlib.closing(load), live.Live(table, console=console, auto_refresh=False) as shown_now:
         for row in load:
             size = ctl.json("lease", "get", lease["id"])
             ready, failed = size["ready_replicas"], failed + sum(row["failed"].values())
-            _tell(table, row, size)
-            shown_now.refresh()
-            if ready == size["wanted_replicas"] == until:
+            steady = steady + 1 if ready == size["wanted_replicas"] == until else 0
+            if steady in {0, 1, STEADY} or row["failed"]:
+                _tell(table, row, size)
+                shown_now.refresh()
+            if steady == STEADY:
                 break
     return ready, failed
 
@@ -111,20 +118,42 @@ def _follow(
 def _tell(table: Table, row: dict[str, Any], size: dict[str, Any]) -> None:
     p99 = "-" if row["p99_ms"] is None else f"{row['p99_ms']:.1f}"
     replicas = f"{size['ready_replicas']} / {size['wanted_replicas']}"
-    if row["second"] % 3 == 1 or row["failed"]:
-        table.add_row(str(row["second"]), str(row["answered"]), p99, str(sum(row["failed"].values())), replicas)
+    table.add_row(str(row["second"]), str(row["answered"]), p99, str(sum(row["failed"].values())), replicas)
 
 
 def _load(lease: dict[str, Any], rate: float, seconds: int) -> Generator[dict[str, Any], None, None]:
     at = f"{lease['endpoint']['host']}:{lease['endpoint']['http_port']}"
     command = [sys.executable, "-m", "examples.kubernetes.load", "--http", at, "--rate", str(rate)]
     client = subprocess.Popen([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True)
+    rows: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_pass_on, args=(client, rows))
+    reader.start()
     try:
-        for line in client.stdout or ():
-            yield json.loads(line)
+        yield from _newest(rows)
     finally:
         client.terminate()
         client.wait(timeout=30)
+        reader.join()
+
+
+def _pass_on(client: subprocess.Popen[str], rows: queue.SimpleQueue[str]) -> None:
+    for line in client.stdout or ():
+        rows.put(line)
+    rows.put("")
+
+
+def _newest(rows: queue.SimpleQueue[str]) -> Iterator[dict[str, Any]]:
+    """The last second that is over, with the failures of those that nobody has looked at."""
+    while line := rows.get():
+        row, failed = json.loads(line), collections.Counter[str]()
+        failed.update(row["failed"])
+        while not rows.empty():
+            if not (line := rows.get()):
+                rows.put("")
+                break
+            row = json.loads(line)
+            failed.update(row["failed"])
+        yield {**row, "failed": dict(failed)}
 
 
 @contextlib.contextmanager
@@ -132,7 +161,8 @@ def _installed(repository: pathlib.Path, more: dict[str, Any]) -> Iterator[shown
     values = {
         "persistence": {"enabled": False},
         "repositories": {"digits": {"path": "/tms/repositories/digits", "host_path": str(repository)}},
-        "profiles": {"default": {"cpu_milli": 100, "termination_grace_s": 10}},
+        "profiles": {"default": {"cpu_milli": 100, "termination_grace_s": 20}},
+        "settings": {"kubernetes": {"connection_age_s": 3}},
         **more,
     }
     with helm_python.Config(kubeconfig_path=os.environ.get("KUBECONFIG"), namespace=NAMESPACE) as helm:

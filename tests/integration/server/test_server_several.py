@@ -7,11 +7,11 @@ import contextlib
 import datetime as dt
 import pathlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from protos.tms.v1 import lease_pb2
 from tests.support import server as servers
 from tests.support import sidecars
-from tms_server.reconcilers import election
 
 ACTIVE = lease_pb2.LEASE_STATE_ACTIVE
 RELEASED = lease_pb2.LEASE_STATE_RELEASED
@@ -48,14 +48,13 @@ async def test_what_a_follower_is_told_and_hears_reaches_the_one_that_leads(
 async def test_a_server_takes_over_from_one_that_stops(tmp_path: pathlib.Path, postgres_url: str) -> None:
     machine = servers.Machine(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(
-            servers.running(machine, with_sidecars=False, database_url=postgres_url)
-        )
-        async with servers.running(machine, with_sidecars=False, database_url=postgres_url) as second:
+        chosen: dict[str, Any] = {"database_url": postgres_url, "timing": {"lead_ttl_s": 3}}
+        first = await stack.enter_async_context(servers.running(machine, with_sidecars=False, **chosen))
+        async with servers.running(machine, with_sidecars=False, **chosen) as second:
             async with _sidecars(first, second):
                 held = await first.active()
                 await stack.aclose()
-                machine.clock.advance(election.TIME_TO_LIVE / 3 + dt.timedelta(seconds=1))
+                machine.clock.advance(dt.timedelta(seconds=2))
                 assert (await second.get(held.id)).state == ACTIVE
             async with _sidecars(second, second):
                 made = await second.active()
