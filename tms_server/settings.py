@@ -21,6 +21,8 @@ import pydantic_settings
 from pydantic import Field
 
 from tms_server import pods, sections
+from tms_server.leases import validate
+from tms_server.model import errors
 
 PREFIX = "TMS_"
 CONFIG_VARIABLE = "TMS_CONFIG"
@@ -75,6 +77,16 @@ class Settings(pydantic_settings.BaseSettings):
     @classmethod
     def _absolute(cls, value: pathlib.Path) -> pathlib.Path:
         return value.expanduser().absolute()
+
+    @pydantic.field_validator("images")
+    @classmethod
+    def _images_are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                validate.image_pattern("images", each)
+            except errors.InvalidField as wrong:
+                raise ValueError(f"{each!r} is no rule: {wrong.remedy}") from None
+        return value
 
     @pydantic.field_serializer("database_url")
     def _without_password(self, value: str) -> str:

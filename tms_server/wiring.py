@@ -95,6 +95,7 @@ def pod_options(
         ),
         margin_bytes=settings.workers.margin_bytes,
         connection_age_s=chosen.connection_age_s,
+        watch_nodes=chosen.watch_nodes,
         strict=chosen.strict,
         drain_timeout_s=chosen.drain_timeout_s,
         settle_s=chosen.settle_s,

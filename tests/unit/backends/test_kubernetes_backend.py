@@ -290,6 +290,18 @@ async def test_shapes_that_no_node_has_are_warned_of_and_refused_only_when_stric
             await strict.launch(dataclasses.replace(support.spec(), worker=asked))
 
 
+async def test_nodes_are_read_where_that_is_wanted_and_strict_never_does_without(server: fake.Server) -> None:
+    async with support.opened(support.options(watch_nodes=False), server.kubeconfig) as blind:
+        assert blind.warn(resources.WorkerSpec()) is None
+    assert not [path for _, path in server.cluster.requests if path.endswith("/nodes")]
+    server.cluster.denied.add(("watch", "nodes"))
+    async with support.opened(support.options(), server.kubeconfig) as unable:
+        assert unable.warn(resources.WorkerSpec()) is None
+    with pytest.raises(errors.PermissionDenied, match=r"kubernetes\.strict: .* nodes"):
+        async with support.opened(support.options(strict=True), server.kubeconfig):
+            pass
+
+
 async def test_a_cordoned_node_restarts_the_rollout_once(
     server: fake.Server, runs: backend_module.KubernetesBackend
 ) -> None:

@@ -52,6 +52,7 @@ def test_repositories_come_from_flags_and_file(tmp_path: pathlib.Path) -> None:
         ("[tls]\ncertificate = 'x'", "tls"),
         ("[repositories.a]\nbucket = 'b'\npath = '/p'", "repositories.a"),
         ("[log]\nlevel = 'loud'", "log.level"),
+        ("images = ['here/*', 'registry/*/worker']", "images: 'registry/*/worker' is no rule"),
         ("not toml", "config"),
     ],
 )

@@ -86,7 +86,7 @@ class KubernetesBackend:
         opened = cls(options, api, clock)
         try:
             await rights.check(api)
-            await opened._view.open(clock, nodes=await rights.may_read_nodes(api))
+            await opened._view.open(clock, nodes=await _reads_nodes(options, api))
         except BaseException:
             await opened.close()
             raise
@@ -290,6 +290,21 @@ class KubernetesBackend:
     def _lock(self, name: str) -> asyncio.Lock:
         """Serialises what happens to one group; kept only while somebody holds it or waits for it."""
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+async def _reads_nodes(options: options_module.Options, api: client.Api) -> bool:
+    """PermissionDenied where it must and may not: what was to be refused would be let in."""
+    if not options.watch_nodes:
+        return False
+    allowed = await rights.may_read_nodes(api)
+    if options.strict and not allowed:
+        raise errors.PermissionDenied(
+            "kubernetes.strict: this account may not list and watch nodes; grant it (rbac.nodes of the chart), or do"
+            " without strict"
+        )
+    if not allowed:
+        log.warning("nodes.not_read", why="this account may not list and watch nodes; cordoned ones are not noticed")
+    return allowed
 
 
 def _differs(manifest: Json | None, live: Json | None) -> bool:

@@ -124,6 +124,8 @@ class Options:
     """Kept free of models on each worker."""
     connection_age_s: float = 10.0
     """Workers let clients connect anew after so long, so that they follow what moves; drains wait for it."""
+    watch_nodes: bool = True
+    """Read nodes, where that is allowed."""
     strict: bool = False
     """Refuse what no node of now could run, instead of warning."""
     drain_timeout_s: float = 300.0
@@ -146,6 +148,8 @@ class Options:
             raise ValueError(f"default_program: {self.default_program!r} is not one of {', '.join(self.programs)}")
         if DEFAULT_PROFILE not in self.profiles:
             raise ValueError(f"profiles: the profile {DEFAULT_PROFILE!r} is missing")
+        if self.strict and not self.watch_nodes:
+            raise ValueError("strict: needs watch_nodes, for without reading nodes nothing is known of them")
         if self.margin_bytes < 0 or self.default_memory_bytes <= self.margin_bytes:
             raise ValueError("default_memory_bytes: must exceed margin_bytes, which must not be negative")
         if self.requests_at_once < 1 or self.writes_per_s < 0:
