@@ -28,7 +28,7 @@ from tests.support import onnx_models
 from tests.support import system as systems
 
 SERVERS = 3
-STARTED_S = 120
+STARTED_S = 180
 PATIENCE_S = 60.0
 SECRET = "tms-database-url"
 _API, _METRICS, _METRICS_API = 30345, 30346, 30347

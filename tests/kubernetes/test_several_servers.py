@@ -22,7 +22,7 @@ from tms_server.reconcilers import election
 from tms_server.store import migrate
 
 # Three servers, workers and load are started.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 TAKEN_OVER_S = election.TIME_TO_LIVE.total_seconds() + 4
 NEWER = "f00d"
