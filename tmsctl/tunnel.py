@@ -75,7 +75,9 @@ class Tunnels:
             self._free.acquire()
             try:
                 connection, _ = listener.accept()
-            except OSError:
+            except OSError as problem:
+                if not self._closing.is_set():
+                    self._problems.put(errors.CliError(f"connections are accepted no more: {problem}"))
                 return
             threading.Thread(target=self._carry, args=(connection, port), daemon=True).start()
 

@@ -75,7 +75,10 @@ class Reader:
         first = True
         try:
             while (group := self.view.group(self.group_id)).exists:
-                for source in sources(group):
+                present = sources(group)
+                # A container that dies again and again has many runs: those that are read and gone are forgotten.
+                reading = {key: task for key, task in reading.items() if key in present or not task.done()}
+                for source in present:
                     if source not in reading:
                         # A run that begins later is read from its first line.
                         query = {"follow": "true", **({"tailLines": str(_bounded(lines))} if first else {})}
