@@ -7,6 +7,9 @@ import sys
 
 import structlog
 
+# Without the values of variables: those hold tokens and what clients send.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure(level: int) -> None:
     """Sets up structlog, and the standard library's logging in the same form."""
@@ -17,9 +20,7 @@ def configure(level: int) -> None:
     ]
     terminal = sys.stderr.isatty()
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if terminal
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.dev.ConsoleRenderer()] if terminal else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, *last],

@@ -34,7 +34,7 @@ class WorkerGroup:
     framework_class: str | None
     phase: GroupPhase
     generation: int
-    token: str
+    token: str = dataclasses.field(repr=False)
     created_at: dt.datetime
     emptied_at: dt.datetime | None = None
     replicas: int = 1

@@ -40,7 +40,7 @@ class LaunchSpec:
     worker: resources.WorkerSpec
     endpoint: resources.Endpoint
     """Where the worker listens; published before for the owner ``group/<id>``."""
-    token: str
+    token: str = dataclasses.field(repr=False)
     """The sidecar proves with it that it belongs to the group."""
     replicas: int = 1
     scaling: Scaling | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime as dt
 from typing import Any
@@ -220,3 +221,11 @@ def test_a_service_and_its_headless_twin_lead_to_the_lease_they_point_at() -> No
 def test_options_that_could_not_work_are_refused_by_name(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changed)).split("_")[0]):
         support.options(**changed)
+
+
+def test_the_token_of_a_group_is_in_its_secret_and_never_shown() -> None:
+    spec = support.spec(token="a-token-of-a-group")
+    assert "a-token-of-a-group" not in repr(spec)
+    objects_ = manifests.of_group(spec, support.options())
+    assert base64.b64decode(objects_.secret["data"]["token"]) == b"a-token-of-a-group"
+    assert "a-token-of-a-group" not in repr(objects_.deployment)
