@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-processes demo-kubernetes test test-kubernetes check unit e2e format protos docs bench lock clean
+.PHONY: help setup demo demo-processes demo-kubernetes test test-kubernetes check unit e2e format protos docs bench bench-kubernetes lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ docs: .venv/.ready ## Generate the reference pages, the chart's schema and dashb
 
 bench: .venv/.ready ## Measure; prints figures beside their references
 	@$(BIN)/python -m benchmarks
+	@$(MAKE) --no-print-directory bench-kubernetes
+
+bench-kubernetes: .venv/.ready ## Measure on a real Kubernetes control plane only
+	@$(BIN)/python -m tests.kubernetes.cluster exec -- $(BIN)/python -m benchmarks kubernetes
 
 lock: $(UV) ## Resolve the dependencies anew into the lock files
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

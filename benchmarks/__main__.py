@@ -11,8 +11,14 @@ import sys
 from rich.console import Console
 
 from benchmarks import activation, control_plane, inference, report
+from benchmarks.pods import section
 
-SECTIONS = {"control-plane": control_plane.run, "activation": activation.run, "inference": inference.run}
+SECTIONS = {
+    "control-plane": control_plane.run,
+    "activation": activation.run,
+    "inference": inference.run,
+    "kubernetes": section.run,
+}
 
 
 def main() -> None:
@@ -24,7 +30,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped, as after Ctrl-C
     progress, console = Console(stderr=True), Console()
     done = []
-    for name in options.sections or SECTIONS:
+    for name in options.sections or _possible():
         with progress.status(f"measuring {name}"):
             done.append(SECTIONS[name]())
         if options.output == "table":
@@ -34,6 +40,14 @@ def main() -> None:
         sys.stdout,
         indent=2,
     )
+
+
+def _possible() -> list[str]:
+    """All sections that this place has what they need for."""
+    if section.has_cluster():
+        return list(SECTIONS)
+    sys.stderr.write("kubernetes: left out, for there is no test cluster around; make bench-kubernetes starts one\n")
+    return [name for name in SECTIONS if name != "kubernetes"]
 
 
 if __name__ == "__main__":
