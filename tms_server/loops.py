@@ -112,7 +112,7 @@ class Loops:
             done=work.changed.notify,
         )
         # Its passes mostly wait for the backend, and those who are ready wait for it.
-        return [self._leading("router", lead, timing=loop.Timing(rest_factor=1.0))]
+        return [self._leading("router", lead, timing=loop.Timing(rest_factor=0.2))]
 
     def _by_time(self, timing: sections.Timing) -> list[loop.Loop]:
         work = self._work
