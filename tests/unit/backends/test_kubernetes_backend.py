@@ -270,7 +270,8 @@ async def test_many_who_are_refused_take_no_turn_from_others(
     server: fake.Server, runs: backend_module.KubernetesBackend
 ) -> None:
     server.cluster.refusals["services"] = fake.Refusal(403, "Forbidden", "exceeded quota: services")
-    wanted = [route(ids.LeaseId(f"l-{number:016x}")) for number in range(3 * router._NEW_AT_ONCE)]
+    ready = ids.WorkerId(GROUP, ids.ReplicaId("pod"))
+    wanted = [route(ids.LeaseId(f"l-{number:016x}"), ready) for number in range(3 * router._NEW_AT_ONCE)]
     troubles = [len(await runs.route(wanted)) for _ in range(3)]
     assert troubles == [router._NEW_AT_ONCE, 2 * router._NEW_AT_ONCE, 3 * router._NEW_AT_ONCE]
 

@@ -57,9 +57,9 @@ class Router:
                 refused=self._refused.keys(),
                 steady=self._is_steady,
             )
-            due = routing.portion(routes, live, _NEW_AT_ONCE)
+            due, more = routing.portion(routes, live, _NEW_AT_ONCE)
             await self._carry_out(routing.plan(due, live, self._options))
-            if due != routes:
+            if more:
                 self._wake_at(now)
             owners = {owner for route in routes for owner in route.owners}
             self._steady = {owner: known for owner, known in self._steady.items() if owner in owners}
@@ -80,11 +80,13 @@ class Router:
         )
 
     async def _carry_out(self, plan: routing.Plan) -> None:
+        # The first Services of a lease come before its pods are said to serve it: by then they can be reached.
+        failed = await self._move([each for each in plan.services if each.live is None])
         await self._patch(plan.first)
-        await self._move(plan.services)
+        _raise_first(await self._move([each for each in plan.services if each.live is not None]))
         await self._patch(plan.last)
-        surplus = (self._objects.remove(kinds.SERVICES, each) for each in plan.surplus)
-        _raise_first(await objects.all_of(*surplus))
+        failed += await objects.all_of(*(self._objects.remove(kinds.SERVICES, each) for each in plan.surplus))
+        _raise_first(failed)
 
     async def _patch(self, patches: Mapping[str, routing.Labels]) -> None:
         _raise_first(await objects.all_of(*(self._relabel(pod, labels) for pod, labels in patches.items())))
@@ -109,9 +111,9 @@ class Router:
         self._settling.setdefault(pod, {}).update(dict.fromkeys(leases, until))
         self._wake_at(until)
 
-    async def _move(self, services: Sequence[routing.Service]) -> None:
+    async def _move(self, services: Sequence[routing.Service]) -> list[BaseException]:
         due = [each for each in services if each.owner not in self._refused]
-        _raise_first(await objects.all_of(*(self._apply(each) for each in due)))
+        return await objects.all_of(*(self._apply(each) for each in due))
 
     async def _apply(self, service: routing.Service) -> None:
         try:

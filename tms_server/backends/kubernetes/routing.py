@@ -71,13 +71,18 @@ def plan(routes: Sequence[backend.Route], live: Live, options: options_module.Op
     return Plan(first=both, services=(), last={}, surplus=surplus)
 
 
-def portion(routes: Sequence[backend.Route], live: Live, most: int) -> Sequence[backend.Route]:
-    """The routes, of which `most` get their first Services, those first that lead somewhere; the others stay as they are."""
+def portion(routes: Sequence[backend.Route], live: Live, most: int) -> tuple[Sequence[backend.Route], bool]:
+    """The routes, of which `most` get their first Services, and whether others could have theirs at once afterwards.
+
+    Where more are new, only those get theirs that lead somewhere: Services without pods would cost the cluster another
+    write each, by everybody who follows them, once pods come. What has to wait stays as it is.
+    """
     new = [route for route in routes if any(_is_new(owner, live) for owner in route.owners)]
     if len(new) <= most:
-        return routes
-    later = {each.lease_id for each in sorted(new, key=lambda each: not each.workers)[most:]}
-    return tuple(_as_it_is(each, live) if each.lease_id in later else each for each in routes)
+        return routes, False
+    ready = [each for each in new if each.workers]
+    later = {each.lease_id for each in new} - {each.lease_id for each in ready[:most]}
+    return tuple(_as_it_is(each, live) if each.lease_id in later else each for each in routes), len(ready) > most
 
 
 def changes(
