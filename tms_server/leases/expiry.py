@@ -157,8 +157,12 @@ def _proves(evidence: Evidence, due: dt.datetime) -> bool:
 
 
 def _pending_timeout(waiting: lease.Lease, now: dt.datetime) -> lease.LeaseEnd:
-    placed = waiting.condition("Placed")
-    why = f"; {placed.message}" if placed is not None and not placed.status else ""
+    placed, ready = waiting.condition("Placed"), waiting.condition("ModelsReady")
+    why = ""
+    if placed is not None and not placed.status:
+        why = f"; {placed.message}"
+    elif ready is not None and not ready.status:
+        why = f"; {ready.reason}: {ready.message}"
     message = f"not ACTIVE within {waiting.spec.times.pending_timeout}{why}"
     return _end("PendingTimeout", message, now, lease.LeaseState.FAILED)
 

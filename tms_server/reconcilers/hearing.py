@@ -33,7 +33,8 @@ def said(case: Case, seen: sight.Sight) -> progress.Progress | None:
     if untold is not None and not isinstance(found, progress.Ready | progress.Failed):
         return progress.Troubled(untold.reason, untold.message)
     against = trouble(case.booked, seen)
-    if against is not None and (found is None or isinstance(found, _OUTWEIGHED)):
+    idle = isinstance(found, progress.Loading) and not _any_server(case, seen)
+    if against is not None and (found is None or idle or isinstance(found, _OUTWEIGHED)):
         return progress.Troubled(against.reason, against.message)
     return found
 
@@ -42,6 +43,12 @@ def trouble(booked: Collection[group.Assignment], seen: sight.Sight) -> backend.
     """What stands against any of these groups."""
     found = (seen.troubles.get(each.group_id) for each in booked)
     return next((each for each in found if each is not None), None)
+
+
+def _any_server(case: Case, seen: sight.Sight) -> bool:
+    """Whether any server answers its sidecar. Without one a sidecar can fetch models, and nothing follows from it."""
+    workers = (worker for booked in case.booked for worker in seen.of(booked.group_id))
+    return any(worker.report is not None and worker.report.server_ready for worker in workers)
 
 
 def _of_workers(case: Case, seen: sight.Sight) -> progress.Progress | None:

@@ -158,6 +158,14 @@ def test_a_lease_that_never_became_active_fails_with_the_reason_why_it_waited() 
     assert "all full" in found.end.message
 
 
+def test_a_lease_whose_worker_never_started_fails_with_what_stood_against_it() -> None:
+    placed = lifecycle.place(b.L("a").pending(), b.at(1), "on worker w1")
+    stuck = lifecycle.loading(placed, "Unschedulable", "no node fits", b.at(2))
+    found = expiry.verdict(stuck, [NO_PROOF], b.at(3600))
+    assert isinstance(found, expiry.End)
+    assert found.end.message.endswith("; Unschedulable: no node fits")
+
+
 @hypothesis.given(
     times=TIMES,
     used=st.none() | st.floats(0, 9000),
