@@ -119,6 +119,15 @@ def test_an_autoscaler_that_does_not_work_is_told() -> None:
     assert reasons.of_scaler(None) is None
 
 
+def test_an_autoscaler_is_quoted_without_the_notation_of_its_selectors() -> None:
+    selector = (
+        "&LabelSelector{MatchLabels:map[string]string{lease: l-1,},MatchExpressions:[]LabelSelectorRequirement{},}"
+    )
+    said = f"unable to get external metric tms/tms_in_flight/{selector}: no metrics returned"
+    found = reasons.of_scaler({"status": {"conditions": [condition("ScalingActive", "False", "X", said)]}})
+    assert found == backend.Trouble("HpaFailed", "unable to get external metric tms/tms_in_flight: no metrics returned")
+
+
 def test_an_autoscaler_is_not_believed_before_there_is_anything_to_read() -> None:
     broken = {"status": {"conditions": [condition("ScalingActive", "False", "FailedGetExternalMetric", "no metric")]}}
     serving, starting = pod(fake._running("10.0.0.1", "w-1-a")), pod({"phase": "Pending"})

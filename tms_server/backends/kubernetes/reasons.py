@@ -31,6 +31,8 @@ _EVENTS = {
     "NodeNotReady": "NodeLost",
 }
 _QUOTA = re.compile(r"exceeded quota|must specify (limits|requests)")
+_GO = re.compile(r"/?&LabelSelector\{.*?Requirement\{[^}]*\},\}")
+"""How autoscalers print the selector of a metric; the name of the metric, before it, is enough."""
 _LONGEST = 500
 
 
@@ -167,4 +169,4 @@ def _of_warnings(warnings: Iterable[Json]) -> backend.Trouble | None:
 
 def _trouble(reason: str, said: Json) -> backend.Trouble:
     message = said.get("message") or said.get("reason") or reason
-    return backend.Trouble(reason, str(message)[:_LONGEST])
+    return backend.Trouble(reason, _GO.sub("", str(message))[:_LONGEST])
