@@ -12,7 +12,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tms_server.model import errors, ids, lease, source
+from tms_server.model import errors, ids, lease, sizes, source
 
 
 class Event(enum.StrEnum):
@@ -92,7 +92,7 @@ def resolve(old: lease.Lease, sources: Sequence[source.ModelSource], now: dt.dat
         raise ValueError(f"{len(old.spec.models)} models need as many sources, not {len(sources)}")
     moved = dataclasses.replace(_move(old, Event.RESOLVE, wanted_changes=True), sources=tuple(sources))
     total_bytes = sum(each.size_bytes for each in sources)
-    message = f"{len(sources)} model(s), {total_bytes} bytes in their repositories"
+    message = f"{len(sources)} model(s), {sizes.text(total_bytes)} in their repositories"
     moved = _say(moved, "Resolved", (True, "Resolved", message), now)
     return _say(moved, "Placed", (False, "Unplaced", "waits for the placer"), now)
 

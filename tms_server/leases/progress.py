@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 
-from tms_server.model import bundle, group, lease
+from tms_server.model import bundle, group, lease, sizes
 
 HOLDING = frozenset({group.ModelState.LOADING, group.ModelState.READY, group.ModelState.DRAINING})
 """States in which a model has, or may have, bytes on the worker."""
@@ -144,5 +144,5 @@ def _failure(seen: Collection[group.ModelReport]) -> Failed | None:
 
 def _line(model: group.ModelReport) -> str:
     if model.state is group.ModelState.FETCHING and model.total_bytes:
-        return f"{model.name} FETCHING {model.fetched_bytes} of {model.total_bytes} bytes"
+        return f"{model.name} FETCHING {sizes.text(model.fetched_bytes)} of {sizes.text(model.total_bytes)}"
     return f"{model.name} {model.state}"

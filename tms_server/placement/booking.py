@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from tms_server.model import bundle, group, ids, lease, resources
+from tms_server.model import bundle, group, ids, lease, resources, sizes
 
 ESTIMATE_FACTOR = 2
 """Bytes of a model that nobody has declared or measured, as a multiple of its files."""
@@ -32,7 +32,7 @@ class Candidate:
 
     def details(self) -> str:
         """The bytes of each model and where they come from."""
-        return ", ".join(f"{name} {size} {self.basis[name]}" for name, size in self.needed.items())
+        return ", ".join(f"{name} {sizes.text(size)} {self.basis[name]}" for name, size in self.needed.items())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,15 +121,15 @@ def candidate(asked: lease.Lease, worker: resources.WorkerSpec, known: Measured)
     """Works out what a resolved lease needs on such a worker."""
     models = bundle.models(asked)
     kind = worker_kind(worker)
-    sizes = {model.key.name: model_bytes(model, kind, known) for model in models}
+    found = {model.key.name: model_bytes(model, kind, known) for model in models}
     return Candidate(
         lease=asked,
-        names=frozenset(sizes),
+        names=frozenset(found),
         keys={model.key.name: model.key for model in models},
-        needed={name: size for name, (size, _) in sizes.items()},
-        needed_bytes=sum(size for size, _ in sizes.values()),
+        needed={name: size for name, (size, _) in found.items()},
+        needed_bytes=sum(size for size, _ in found.values()),
         classes=tuple(sorted({model.framework_class for model in models})),
-        basis={name: basis for name, (_, basis) in sizes.items()},
+        basis={name: basis for name, (_, basis) in found.items()},
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tms_server.model import ids, lease, pool, resources
+from tms_server.model import ids, lease, pool, resources, sizes
 from tms_server.placement import booking, copies, feasible, report, snapshot
 from tms_server.placement import index as fleet_index
 
@@ -44,7 +44,8 @@ def explain(fleet: snapshot.Fleet, asked: lease.Lease) -> report.Explanation:
         return _plain("PoolGone", "its pool is gone")
     candidate = booking.candidate(asked, spec, index.known)
     books = [book for book in index.books.values() if book.group.namespace == asked.namespace]
-    workers = tuple(_verdict(candidate, book, index.aliases) for book in books)
+    own = {each.group_id for each in held} if home is None else set()
+    workers = tuple(_own(book) if book.group.id in own else _verdict(candidate, book, index.aliases) for book in books)
     case = _Case(index=index, candidate=candidate, home=home, capacity_bytes=index.capacities[spec], workers=workers)
     if not held:
         return _unplaced(case)
@@ -73,7 +74,7 @@ def _unplaced(case: _Case) -> report.Explanation:
 def _waiting(case: _Case, home: pool.Pool, members: int) -> report.Explanation:
     candidates = [each for each in case.workers if each.rule != "Pool"]
     nearest = min(candidates, key=lambda each: (-_NEARNESS[each.rule], each.missing_bytes, each.group_id), default=None)
-    needs = f"needs {case.candidate.needed_bytes} bytes ({case.candidate.details()})"
+    needs = f"needs {sizes.text(case.candidate.needed_bytes)} ({case.candidate.details()})"
     if nearest is None:
         return _answer(case, report.NO_CAPACITY, f"{needs}; no worker has the leases it wants to share with")
     summary = (
@@ -95,9 +96,9 @@ def _room_change(case: _Case, home: pool.Pool, nearest: report.WorkerVerdict) ->
     enough = [
         (book.freed_bytes(each), each.id) for each in book.held if book.freed_bytes(each) >= nearest.missing_bytes
     ]
-    free = f"free {nearest.missing_bytes} bytes on worker {nearest.group_id}"
+    free = f"free {sizes.enough(nearest.missing_bytes)} on worker {nearest.group_id}"
     return (
-        f"{free} (the end of lease {min(enough)[1]} frees {min(enough)[0]}), or {grow}"
+        f"{free} (the end of lease {min(enough)[1]} frees {sizes.text(min(enough)[0])}), or {grow}"
         if enough
         else f"{free}, or {grow}"
     )
@@ -107,7 +108,20 @@ def _fitting_change(case: _Case) -> str:
     if len(case.candidate.classes) > 1 and case.home is not None:
         return f"lease the models of {' and '.join(case.candidate.classes)} apart, or ask for a dedicated worker"
     where = "the worker" if case.home is None else "a pool whose workers"
-    return f"ask for {where} {'with' if case.home is None else 'have'} at least {case.candidate.needed_bytes} bytes"
+    return f"ask for {where} {'with' if case.home is None else 'have'} at least {sizes.enough(case.candidate.needed_bytes)}"
+
+
+def _own(book: booking.Book) -> report.WorkerVerdict:
+    return report.WorkerVerdict(
+        group_id=book.group.id,
+        fits=True,
+        rule="",
+        message="is the lease's own worker",
+        capacity_bytes=book.group.capacity_bytes,
+        free_bytes=max(0, book.free_bytes),
+        missing_bytes=0,
+        held_by=tuple(each.id for each in book.held),
+    )
 
 
 def _verdict(candidate: booking.Candidate, book: booking.Book, aliases: feasible.Aliases) -> report.WorkerVerdict:
@@ -116,7 +130,7 @@ def _verdict(candidate: booking.Candidate, book: booking.Book, aliases: feasible
         group_id=book.group.id,
         fits=refusal is None,
         rule="" if refusal is None else refusal.rule,
-        message=f"adds {book.added_bytes(candidate)} bytes" if refusal is None else refusal.message,
+        message=f"adds {sizes.text(book.added_bytes(candidate))}" if refusal is None else refusal.message,
         capacity_bytes=book.group.capacity_bytes,
         free_bytes=max(0, book.free_bytes),
         missing_bytes=0 if refusal is None else refusal.missing_bytes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from tms_server.model import group, ids, lease
+from tms_server.model import group, ids, lease, sizes
 from tms_server.placement import booking
 
 
@@ -55,8 +55,8 @@ def impossible(candidate: booking.Candidate, capacity_bytes: int, *, alone: bool
     if lack <= 0:
         return None
     return (
-        f"needs {candidate.needed_bytes} bytes ({candidate.details()}), "
-        f"an empty worker holds {capacity_bytes}: {lack} too few"
+        f"needs {sizes.text(candidate.needed_bytes)} ({candidate.details()}), "
+        f"an empty worker holds {sizes.text(capacity_bytes)}: {sizes.text(lack)} too few"
     )
 
 
@@ -139,8 +139,8 @@ def _memory(candidate: booking.Candidate, book: booking.Book, aliases: Aliases) 
     del aliases
     if (lack := book_lack(candidate, book)) == 0:
         return None
-    added = book.added_bytes(candidate)
-    return f"needs {added} bytes, {max(0, book.free_bytes)} of {book.group.capacity_bytes} are free: {lack} too few"
+    free = f"{sizes.text(max(0, book.free_bytes))} of {sizes.text(book.group.capacity_bytes)} are free"
+    return f"needs {sizes.text(book.added_bytes(candidate))}, {free}: {sizes.text(lack)} too few"
 
 
 RULES: tuple[tuple[str, Rule], ...] = (

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import datetime as dt
 
-from tms_server.model import group, ids, lease, pool, resources
+from tms_server.model import group, ids, lease, pool, resources, sizes
 from tms_server.placement import booking, check, copies, feasible, report, score, snapshot
 from tms_server.placement import index as fleet_index
 
@@ -160,7 +160,7 @@ class _Pass:
             )
         )
         beside = f"beside {len(book.held)} other lease(s)" if book.held else "as its first lease"
-        message = f"on worker {changed.id}, {beside}: {candidate.needed_bytes} bytes ({candidate.details()})"
+        message = f"on worker {changed.id}, {beside}: {sizes.text(candidate.needed_bytes)} ({candidate.details()})"
         return report.Placed(lease_id=candidate.lease.id, group_id=changed.id, message=message)
 
     def _raise(self, target: group.WorkerGroup, class_: str | None = None) -> group.WorkerGroup:
@@ -201,7 +201,8 @@ class _Pass:
     def _wait(self, candidate: booking.Candidate, home: pool.Pool, why: str) -> report.Waiting:
         members = self._members.get((home.namespace, home.name), [])
         most = max((self._books[group_id].free_bytes for group_id in members), default=0)
-        message = f"needs {candidate.needed_bytes} bytes; {why}; the freest of pool {home.name} has {max(0, most)} free"
+        freest = f"the freest of pool {home.name} has {sizes.text(max(0, most))} free"
+        message = f"needs {sizes.text(candidate.needed_bytes)}; {why}; {freest}"
         return report.Waiting(lease_id=candidate.lease.id, reason=report.NO_CAPACITY, message=message)
 
     def _make_way(self, candidate: booking.Candidate, home: pool.Pool) -> None:

@@ -11,7 +11,7 @@ import datetime as dt
 
 from tms_server.leases import validate
 from tms_server.model import caller as caller_module
-from tms_server.model import errors, ids, lease, pool
+from tms_server.model import errors, ids, lease, pool, sizes
 from tms_server.placement import index
 from tms_server.ports import store
 from tms_server.services import finding, images, parts
@@ -105,8 +105,8 @@ class Pools:
                 continue
             if books[each.id].booked_bytes > capacity_bytes:
                 raise errors.FailedPrecondition(
-                    f"spec.worker.resources.memory_bytes: worker {each.id} has {books[each.id].booked_bytes} bytes"
-                    f" booked, and such a worker would have {capacity_bytes}; give more, or end leases first"
+                    f"spec.worker.resources.memory_bytes: worker {each.id} has {sizes.text(books[each.id].booked_bytes)}"
+                    f" booked, and such a worker would have {sizes.text(capacity_bytes)}; give more, or end leases first"
                 )
             if each.capacity_bytes > capacity_bytes:
                 unit.put_group(dataclasses.replace(each, capacity_bytes=capacity_bytes), each.generation)

@@ -59,7 +59,7 @@ def test_loading(found: group.GroupReport) -> None:
 
 def test_loading_tells_how_far_it_is() -> None:
     model = b.model_report(ONE, S.FETCHING, fetched_bytes=5, total_bytes=20)
-    assert of(b.a_report("w1", model, generation=3)) == progress.Loading("one FETCHING 5 of 20 bytes")
+    assert of(b.a_report("w1", model, generation=3)) == progress.Loading("one FETCHING 5 B of 20 B")
 
 
 def test_ready_needs_every_model_and_the_endpoint() -> None:

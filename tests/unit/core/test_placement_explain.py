@@ -31,16 +31,16 @@ def test_each_worker_is_shown_with_the_rule_and_the_numbers() -> None:
     first = found.workers[0]
     assert (first.capacity_bytes, first.free_bytes, first.held_by) == (100, 10, ("large", "small"))
     assert (found.fits, found.outcome, found.nearest_fit, found.needed_bytes) == (False, "NoCapacity", "w1", 35)
-    assert "needs 35 bytes (n 35 declared)" in found.summary
+    assert "needs 35 B (n 35 B declared)" in found.summary
 
 
 def test_the_smallest_change_names_the_smallest_lease_that_would_do() -> None:
     found = explain.explain(FULL, b.L("new", (b.M("n", 35),)).pending())
     assert found.smallest_change == (
-        "free 25 bytes on worker w1 (the end of lease small frees 30), or raise max_workers of pool default above 2"
+        "free 25 B on worker w1 (the end of lease small frees 30 B), or raise max_workers of pool default above 2"
     )
     none_does = explain.explain(FULL, b.L("new", (b.M("n", 95),)).pending())
-    assert none_does.smallest_change == "free 85 bytes on worker w1, or raise max_workers of pool default above 2"
+    assert none_does.smallest_change == "free 85 B on worker w1, or raise max_workers of pool default above 2"
 
 
 def test_a_lease_that_would_fit_is_told_where() -> None:
@@ -53,11 +53,20 @@ def test_a_lease_that_would_fit_is_told_where() -> None:
     assert explain.explain(FULL, own).summary == "gets a new worker of its own"
 
 
+def test_a_worker_of_its_own_fits_the_lease_that_has_it_and_no_other() -> None:
+    mine = b.L("mine", (b.M("m", 10),), own=b.worker())
+    fleet = b.fleet(mine.active(), groups=(b.a_group("w1", pool=None),), assignments=(b.booked(mine.active(), "w1"),))
+    (own,) = explain.explain(fleet, mine.active()).workers
+    assert (own.fits, own.rule, own.message) == (True, "", "is the lease's own worker")
+    (others,) = explain.explain(fleet, b.L("new", (b.M("n", 10),), own=b.worker()).pending()).workers
+    assert (others.fits, others.rule) == (False, "Pool")
+
+
 def test_a_lease_that_can_never_fit_is_told_the_bytes() -> None:
     found = explain.explain(FULL, b.L("new", (b.M("n", 130),)).pending())
     assert (found.outcome, found.nearest_fit) == ("CannotFit", None)
-    assert "30 too few" in found.summary
-    assert found.smallest_change == "ask for a pool whose workers have at least 130 bytes"
+    assert "30 B too few" in found.summary
+    assert found.smallest_change == "ask for a pool whose workers have at least 130 B"
     mixed = b.L("new", (b.M("n", 1), b.M("t", 1, framework=source.Framework.PYTORCH))).pending()
     assert "dedicated worker" in explain.explain(FULL, mixed).smallest_change
 

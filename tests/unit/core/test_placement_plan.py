@@ -67,8 +67,8 @@ def test_priority_then_age_decides_who_gets_the_room() -> None:
     made = planned(b.fleet(low, late, high, pools=(b.a_pool(most=1),)))
     assert where(made) == {"high": "w1"}
     assert {each.lease_id: each.reason for each in made.waiting} == {"low": "NoCapacity", "late": "NoCapacity"}
-    assert "needs 60 bytes" in made.waiting[0].message
-    assert "40 free" in made.waiting[0].message
+    assert "needs 60 B" in made.waiting[0].message
+    assert "40 B free" in made.waiting[0].message
 
 
 def test_an_incompatible_class_gets_a_worker_of_its_own() -> None:
@@ -80,8 +80,8 @@ def test_an_incompatible_class_gets_a_worker_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (b.L("a", (b.M("m", 101),)), "needs 101 bytes (m 101 declared), an empty worker holds 100: 1 too few"),
-        (b.L("a", (b.M("m", 0, size=51),)), "m 102 estimated"),
+        (b.L("a", (b.M("m", 101),)), "needs 101 B (m 101 B declared), an empty worker holds 100 B: 1 B too few"),
+        (b.L("a", (b.M("m", 0, size=51),)), "m 102 B estimated"),
         (b.L("a", (b.M("m", 1), b.M("t", 1, framework=TORCH))), "pytorch and shared"),
         (b.L("a", (b.M("m", 51),), own=b.worker(50)), "an empty worker holds 50"),
     ],

@@ -94,7 +94,7 @@ def test_exclusive_binds_both_sides() -> None:
 def test_memory_to_the_byte() -> None:
     assert rule(b.L("a", (b.M("n", 40),)), book(HELD)) == ""
     found = feasible.refusal(candidate(b.L("a", (b.M("n", 41),))), book(HELD), {})
-    assert found == feasible.Refusal("Memory", "needs 41 bytes, 40 of 100 are free: 1 too few", 1)
+    assert found == feasible.Refusal("Memory", "needs 41 B, 40 B of 100 B are free: 1 B too few", 1)
 
 
 def test_rules_are_asked_in_the_order_of_the_wire_format() -> None:
@@ -165,7 +165,7 @@ def test_what_no_empty_worker_could_take_is_told_to_the_byte() -> None:
     big = candidate(b.L("a", (b.M("m", 60), b.M("n", 0, size=30))))
     assert feasible.impossible(big, 120, alone=False) is None
     why = feasible.impossible(big, 100, alone=False)
-    assert why == "needs 120 bytes (m 60 declared, n 60 estimated), an empty worker holds 100: 20 too few"
+    assert why == "needs 120 B (m 60 B declared, n 60 B estimated), an empty worker holds 100 B: 20 B too few"
     mixed = candidate(b.L("a", (b.M("t", 1, framework=TORCH), b.M("o", 1))))
     assert "pytorch and shared" in (feasible.impossible(mixed, 100, alone=False) or "")
     assert feasible.impossible(mixed, 100, alone=True) is None

@@ -103,7 +103,7 @@ async def test_a_worker_that_never_gets_ready_holds_the_others_up_for_a_bounded_
 async def test_a_shape_that_cannot_hold_what_is_booked_is_refused_whole(led: middle.World) -> None:
     active = await led.active()
     held = await led.stored(lambda reader: reader.assignments())
-    with pytest.raises(errors.FailedPrecondition, match=r"memory_bytes: worker .* bytes"):
+    with pytest.raises(errors.FailedPrecondition, match=r"memory_bytes: worker .* has .* booked"):
         await change(led, small(held[0].booked_bytes - 1))
     assert set((await groups(led)).values()) == {WORKER}
     assert active.group_id is not None
