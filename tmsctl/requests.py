@@ -127,6 +127,8 @@ def _scaling(request: lease_pb2.CreateLeaseRequest, options: leaseoptions.LeaseO
         metrics = [parsed("--scale-on", text, scaling.parse_metric) for text in options.scale_on]
         del request.autoscaling.metrics[:]
         request.autoscaling.metrics.extend(metrics)
+    if options.max_replicas == 0:
+        raise wrong("--max-replicas", "0 is no size", "Write 1 or more, or leave it out: the lease then does not grow.")
     if request.HasField("autoscaling") and not request.autoscaling.max_replicas:
         raise wrong("--max-replicas", "a lease that grows needs a greatest size", "Write --max-replicas NUMBER.")
 

@@ -80,11 +80,13 @@ def _unquoted(path: str) -> str:
 
 
 def _named(name: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
-    for repository in repositories:
-        if repository.name == name:
-            prefix = _parts(repository.prefix) if isinstance(repository, options.S3Repository) else []
-            return Target(repository, "/".join([*prefix, *segments]))
-    raise errors.NotFound(f"uri: no repository is called {name!r}")
+    known = {each.name: each for each in repositories}
+    if name not in known:
+        declared = f"declared are {', '.join(sorted(known))}" if known else "none is declared"
+        raise errors.NotFound(f"uri: no repository is called {name!r}; {declared}")
+    repository = known[name]
+    prefix = _parts(repository.prefix) if isinstance(repository, options.S3Repository) else []
+    return Target(repository, "/".join([*prefix, *segments]))
 
 
 def _in_bucket(bucket: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:

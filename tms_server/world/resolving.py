@@ -39,7 +39,7 @@ async def _one(asked: resolver.Resolver, index: int, model: lease.ModelReference
     except errors.InvalidField as error:
         raise errors.InvalidField(f"{path}.{error.path}", error.remedy) from error
     except (errors.NotFound, errors.PermissionDenied, errors.Unimplemented) as error:
-        raise type(error)(f"{path}.uri: {error}") from error
+        raise type(error)(f"{path}.uri: {str(error).removeprefix('uri: ')}") from error
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

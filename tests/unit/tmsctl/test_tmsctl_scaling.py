@@ -99,3 +99,10 @@ def test_growth_needs_a_greatest_size() -> None:
             leaseoptions.LeaseOptions(model=["a=model://r/a"], min_replicas=2), leaseoptions.WorkerOptions(), None
         )
     assert raised.value.field == "--max-replicas"
+
+
+def test_no_replica_at_all_is_no_greatest_size() -> None:
+    asked = leaseoptions.LeaseOptions(model=["a=model://r/a"], dedicated=True, max_replicas=0)
+    with pytest.raises(errors.CliError, match="0 is no size") as raised:
+        requests.build(asked, leaseoptions.WorkerOptions(), None)
+    assert raised.value.field == "--max-replicas"
