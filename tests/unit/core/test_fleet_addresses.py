@@ -16,7 +16,7 @@ HOME = ids.InstallationId("home")
 
 
 @hypothesis.given(INSTALLATIONS, st.integers(1, 400))
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=20, deadline=None)
 def test_every_address_is_its_own_and_in_the_network(installation: ids.InstallationId, count: int) -> None:
     taken: list[resources.Endpoint] = []
     for _ in range(count):
