@@ -20,7 +20,7 @@ from tests.support import kubernetes_backend
 
 LEASES, GROUPS = 1000, 300
 IN_FLIGHT = 64
-PATIENCE_S = 90.0
+PATIENCE_S = 50.0
 SETTLE_S, STEADY_S = 15.0, 20.0
 USER = "root"
 """Nobody but the server calls as this user."""

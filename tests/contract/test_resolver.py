@@ -177,7 +177,7 @@ async def test_what_is_not_there_is_not_found(place: Place, path: str) -> None:
 
 
 async def test_an_unknown_repository_is_not_found(place: Place) -> None:
-    with pytest.raises(errors.NotFound, match="'other'; declared are .*main"):
+    with pytest.raises(errors.NotFound, match=r"'other'; declared are .*main"):
         await place.resolver.resolve(reference("model://other/digits"))
 
 

@@ -56,8 +56,14 @@ def labelled(api: kubernetes.client.ApiClient, release: str, namespace: str) -> 
         resource = dynamic.resources.get(api_version=version, kind=kind)
         where = {"namespace": namespace} if resource.namespaced else {}
         listed = resource.get(label_selector=selector, **where).to_dict()
-        found |= {(kind, each["metadata"]["name"]) for each in listed["items"]}
+        found |= {(kind, each["metadata"]["name"]) for each in listed["items"] if _of(namespace, each)}
     return found
+
+
+def _of(namespace: str, found: Object) -> bool:
+    """Whether an object is of a release in that namespace, and not of one of the same name elsewhere."""
+    release = found["metadata"].get("annotations", {}).get("meta.helm.sh/release-namespace")
+    return bool(release == namespace)
 
 
 KINDS = (
