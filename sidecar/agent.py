@@ -161,13 +161,14 @@ class Agent:
         forwarded = self._parts.addresses.in_flight()
         reading = await self._read(at_ms)
         ready = {name for name, each in self._held.items() if each.phase is Phase.READY}
+        # Only a pass decides that the server is down, but nobody is told that it is up when it just refused.
+        up = self._health.up and not reading.refused
         seen = report.Seen(
             desired=self._desired,
             held=self._held,
             gone=self._gone,
             at_ms=at_ms,
-            # Only a pass decides that the server is down, but nobody is told that it is up when it just refused.
-            server_ready=self._health.up and not reading.refused,
+            server_ready=up,
             server_restarts=self._health.restarts,
             activity_known=self._parts.usage.absorb(reading, ready),
             activities=self._parts.usage.activities,
@@ -175,7 +176,7 @@ class Agent:
             reading=reading,
             trouble=self._parts.usage.trouble(),
             fetched_bytes={name: progress.fetched_bytes for name, (_stop, progress) in self._fetching.items()},
-            endpoints=self._parts.addresses.opened(),
+            endpoints=self._parts.addresses.opened() if up else (),
             unopened=self._parts.addresses.unopened(),
             worker=self._parts.worker,
             cache_bytes=self._cache_bytes,

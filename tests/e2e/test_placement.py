@@ -9,6 +9,7 @@ import pytest
 
 from protos.tms.v1 import common_pb2, lease_pb2, pool_pb2
 from tests.support import system as systems
+from tms_server.model import sizes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # real programs start, load and stop
 
@@ -43,8 +44,8 @@ def test_what_can_never_fit_fails_at_once_and_says_exactly_why(system: systems.S
 
     assert system.workers() == []
     assert failed.end.reason == "CannotFit"
-    assert str(2 * GIB) in failed.end.message
-    assert str(system_capacity(system)) in failed.end.message
+    assert "needs 2.0 GiB" in failed.end.message
+    assert f"holds {sizes.text(system_capacity(system))}" in failed.end.message
 
 
 def test_what_has_no_room_waits_and_is_placed_when_room_appears(system: systems.System) -> None:
