@@ -59,11 +59,15 @@ class Trouble:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """One worker of a group that exists in the backend. `ready`: new connections may reach it."""
+    """One worker of a group that exists in the backend.
+
+    `ready`: new connections may reach it. `halted`: its model server does not run, so that it holds nothing.
+    """
 
     id: ids.ReplicaId
     phase: Phase
     ready: bool = False
+    halted: bool = False
     node: str = ""
     endpoint: resources.Endpoint | None = None
     restarts: int = 0

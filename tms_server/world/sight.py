@@ -20,8 +20,8 @@ class Worker:
     """One worker that may exist.
 
     `report` is its last word (its `connected` judged anew), `previous` the one whose use was counted last. `speaking`:
-    its stream is there now. `down`: the backend says that it died, and how. `begun` is False for one that cannot have
-    held anything: it never spoke, and does not run. `routed` are the leases that the backend leads to it, None where
+    its stream is there now. `down`: the backend says that it died, and how. `begun` is False for one that cannot hold
+    anything: it never spoke and does not run, or its server does not. `routed` are the leases that the backend leads to it, None where
     sidecars listen themselves. `ready`: the backend lets clients reach it.
     """
 
@@ -103,7 +103,12 @@ def _worker(
         previous=known.digested(worker),
         speaking=report is not None and gone_since is None,
         down=down,
-        begun=report is not None or (running and not down),
+        begun=not _halted(replica, report) and (report is not None or (running and not down)),
         routed=routed,
         ready=replica is None or replica.ready,
     )
+
+
+def _halted(replica: backend_module.Replica | None, report: group.GroupReport | None) -> bool:
+    """Whether its server does not run. A sidecar that has just heard its server knows better than the backend."""
+    return replica is not None and replica.halted and not (report is not None and report.server_ready)

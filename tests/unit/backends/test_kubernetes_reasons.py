@@ -154,9 +154,9 @@ def test_a_group_is_seen_with_its_replicas() -> None:
     found = observed.of_group(ids.GroupId("w-1"), group(running, held, ended, deployment=deployment))
     assert found.phase is backend.Phase.RUNNING
     assert found.wanted_replicas == 2
-    assert [(each.phase, each.ready) for each in found.replicas] == [
-        (backend.Phase.RUNNING, True),
-        (backend.Phase.BACKING_OFF, False),
+    assert [(each.phase, each.ready, each.halted) for each in found.replicas] == [
+        (backend.Phase.RUNNING, True, False),
+        (backend.Phase.BACKING_OFF, False, True),
     ]
     first = found.replicas[0]
     assert first.endpoint is not None

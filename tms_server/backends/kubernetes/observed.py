@@ -34,6 +34,7 @@ def of_pod(pod: Json, group: view.GroupView) -> backend.Replica:
         id=ids.ReplicaId(name),
         phase=_pod_phase(status),
         ready=reasons.ready(pod),
+        halted=_halted(status),
         node=(pod.get("spec") or {}).get("nodeName") or "",
         endpoint=resources.Endpoint(address, names.HTTP_PORT, names.GRPC_PORT, names.METRICS_PORT) if address else None,
         restarts=sum(each.get("restartCount") or 0 for each in _containers(status)),
@@ -65,6 +66,12 @@ def _pod_phase(status: Json) -> backend.Phase:
         return backend.Phase.BACKING_OFF
     runs = len(states) > 1 and all("running" in each for each in states)
     return backend.Phase.RUNNING if runs else backend.Phase.STARTING
+
+
+def _halted(status: Json) -> bool:
+    """Whether the worker's container does not run; the node has said so, of this container."""
+    states = [each.get("state") or {} for each in status.get("containerStatuses") or []]
+    return bool(states) and not any("running" in each for each in states)
 
 
 def _containers(status: Json) -> list[Json]:

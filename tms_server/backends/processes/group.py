@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tms_server import clock as clock_module
 from tms_server.backends.processes import commands, layout, member
 from tms_server.backends.processes import options as options_module
+from tms_server.model import ids
 from tms_server.ports import backend
 
 ROLES = ("worker", "sidecar")
@@ -83,7 +84,11 @@ class Group:
             phase=next(phase for phase in order if phase in phases),
             restarts=self._worker.restarts,
             message="stopping" if self.stopping else "; ".join(filter(None, messages)),
+            replicas=(backend.Replica(id=ids.ONLY_REPLICA, phase=backend.Phase.RUNNING, halted=self._halted()),),
         )
+
+    def _halted(self) -> bool:
+        return self._worker.phase is backend.Phase.BACKING_OFF
 
     def _member(self, program: member.Program) -> member.Member:
         return member.Member(program, self._around.options.backoff, self._around.clock, self._around.changed)
