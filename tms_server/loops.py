@@ -31,6 +31,8 @@ from tms_server.services import agents, parts
 from tms_server.world import signal
 
 _LONGEST = dt.timedelta(hours=1)
+_OFTEN = loop.Timing(rest_factor=9.0)
+"""Of the passes that every lease waits for twice on its way."""
 
 
 class Loops:
@@ -51,8 +53,8 @@ class Loops:
         self.heartbeat = heartbeat.Heartbeat(work.store, work.clock, work.live)
         self._expirer = expirer.Expirer(work.store, work.clock, work.live, work.metrics)
         self._expiry = self._leading("expirer", self._expirer)
-        self._changed = [*self._of_leases(), *self._of_fleet(), self._loop("agents", hub.push)]
-        self._reports = self._leading("reports", self._digest())
+        self._changed = [*self._of_leases(), *self._of_fleet(), self._loop("agents", hub.push, _OFTEN)]
+        self._reports = self._leading("reports", self._digest(), timing=_OFTEN)
         self._routers = self._routing() if work.backend.routes else []
         self._timed = self._by_time(settings.timing)
         self._senders, self._receivers = self._relays()

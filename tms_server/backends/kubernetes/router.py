@@ -14,6 +14,7 @@ import structlog
 from tms_server import clock as clock_module
 from tms_server.backends.kubernetes import failures, kinds, names, objects, routing, view
 from tms_server.backends.kubernetes import options as options_module
+from tms_server.fleet import desired
 from tms_server.model import errors, ids
 from tms_server.ports import backend
 
@@ -76,13 +77,18 @@ class Router:
         return (
             frozenset(left)
             | self._view.reached.reaching(worker.replica)
-            | (routing.serving(pod) if pod is not None else frozenset())
+            | frozenset(filter(self._is_there, routing.serving(pod) if pod is not None else ()))
         )
 
+    def _is_there(self, lease_id: ids.LeaseId) -> bool:
+        """Whether the lease has its Service, or cannot have it: until then a label leads nobody."""
+        owner = desired.lease_owner(lease_id)
+        return owner in self._refused or names.service_of(owner) in self._view.all(kinds.SERVICES)
+
     async def _carry_out(self, plan: routing.Plan) -> None:
-        # The first Services of a lease come before its pods are said to serve it: by then they can be reached.
-        failed = await self._move([each for each in plan.services if each.live is None])
+        # A Service made before its pods are labelled costs the cluster further writes, by everybody who follows it.
         await self._patch(plan.first)
+        failed = await self._move([each for each in plan.services if each.live is None])
         _raise_first(await self._move([each for each in plan.services if each.live is not None]))
         await self._patch(plan.last)
         failed += await objects.all_of(*(self._objects.remove(kinds.SERVICES, each) for each in plan.surplus))
