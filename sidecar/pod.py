@@ -27,7 +27,7 @@ _QUIET_S = 1.0
 _LOOK_S = 0.1
 _PATIENT_LOOK_S = 0.03
 _BEGINNING = frozenset({"WorkerUnavailable", "ModelsNotLoaded", "NotRouted", "NotStarted"})
-_MOST_S = 86400.0
+_MOST_PATIENCE_S, _MOST_DRAIN_S = 60.0, 86400.0
 # A pod that is still here so long after its drain was not to go after all.
 _FORGOTTEN_S = 600.0
 
@@ -109,9 +109,9 @@ class Pod:
         return verdict
 
     async def _patiently(self, query: str, ask: Callable[[], Awaitable[readiness.Verdict]]) -> probes.Answer:
-        patience_s = _seconds(query, "patience_s", 0.0)
+        patience_s = _seconds(query, "patience_s", 0.0, _MOST_PATIENCE_S)
         if patience_s is None:
-            return _wrong("patience_s")
+            return _wrong("patience_s", _MOST_PATIENCE_S)
         until_s = _now_s() + patience_s
         while (verdict := await ask()).reason in _BEGINNING and self._ready_life != self._keeper.server_restarts:
             if _now_s() >= until_s or await backoff.wait(self._stop, _PATIENT_LOOK_S):
@@ -119,9 +119,9 @@ class Pod:
         return _answer(verdict.reason, verdict.message)
 
     async def _drain(self, query: str) -> probes.Answer:
-        timeout_s = _seconds(query, "timeout_s", self._drain_s)
+        timeout_s = _seconds(query, "timeout_s", self._drain_s, _MOST_DRAIN_S)
         if timeout_s is None:
-            return _wrong("timeout_s")
+            return _wrong("timeout_s", _MOST_DRAIN_S)
         self._drained_life = self._keeper.server_restarts
         self._drained_until_s = _now_s() + timeout_s + _FORGOTTEN_S
         log.info("drain.begun", timeout_s=timeout_s)
@@ -158,11 +158,11 @@ def _answer(reason: str, message: str) -> probes.Answer:
     return probes.Answer(503, {"reason": reason, "message": message}) if reason else probes.Answer(200, {"reason": ""})
 
 
-def _wrong(parameter: str) -> probes.Answer:
-    return probes.Answer(400, {"error": f"{parameter} must be a number of seconds from 0 to {_MOST_S:.0f}"})
+def _wrong(parameter: str, most_s: float) -> probes.Answer:
+    return probes.Answer(400, {"error": f"{parameter} must be a number of seconds from 0 to {most_s:.0f}"})
 
 
-def _seconds(query: str, parameter: str, default_s: float) -> float | None:
+def _seconds(query: str, parameter: str, default_s: float, most_s: float) -> float | None:
     """The bound that a query gives; None for one that is no bound."""
     given = urllib.parse.parse_qs(query, keep_blank_values=True).get(parameter)
     if given is None:
@@ -171,7 +171,7 @@ def _seconds(query: str, parameter: str, default_s: float) -> float | None:
         bound_s = float(given[-1])
     except ValueError:
         return None
-    return bound_s if 0 <= bound_s <= _MOST_S else None
+    return bound_s if 0 <= bound_s <= most_s else None
 
 
 def _now_s() -> float:

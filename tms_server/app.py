@@ -166,7 +166,7 @@ class App:
         return opened
 
     async def _serve(self, opened: _Opened) -> None:
-        work = self._parts(opened, await self._recover(opened.store))
+        work = self._parts(opened, await self._recover(opened.store, opened.backend))
         use_cases = _use_cases(work, dt.timedelta(seconds=self._settings.timing.report_interval_s))
         if opened.around is not None:
             await opened.around.serve(work)
@@ -204,12 +204,12 @@ class App:
             images=tuple(filter(None, (self._settings.kubernetes.worker_image, *self._settings.images))),
         )
 
-    async def _recover(self, store: store_module.Store) -> live.Live:
+    async def _recover(self, store: store_module.Store, backend: backend_module.Backend) -> live.Live:
         """Credits the outage and takes up what an earlier server knew, before anything can expire."""
         now = self._outside.clock.now()
         await heartbeat.credit_outage(store, now)
         kept = wiring.pools(self._settings)
-        await store.write(lambda unit: _keep_pools(unit, kept, now))
+        await store.write(lambda unit: _keep_pools(unit, kept, backend, now))
         known = live.Live()
         known.restore(await store.read(lambda reader: reader.reports()), now)
         return known
@@ -257,14 +257,34 @@ def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_modul
     )
 
 
-def _keep_pools(unit: store_module.UnitOfWork, kept: Mapping[wiring.PoolKey, pool.PoolSpec], now: dt.datetime) -> None:
-    """The administrator's settings decide about these pools, whatever was stored; workers that run keep their shape."""
+def _keep_pools(
+    unit: store_module.UnitOfWork,
+    kept: Mapping[wiring.PoolKey, pool.PoolSpec],
+    backend: backend_module.Backend,
+    now: dt.datetime,
+) -> None:
+    """The administrator's settings decide about these pools, whatever was stored."""
     for (namespace, name), spec in kept.items():
         stored = unit.get_pool(namespace, name)
         if stored is None:
             unit.put_pool(pool.Pool(namespace=namespace, name=name, spec=spec, created_at=now))
         elif stored.spec != spec or stored.deleted_at is not None:
-            unit.put_pool(dataclasses.replace(stored, spec=spec, deleted_at=None))
+            wanted = dataclasses.replace(stored, spec=spec, deleted_at=None)
+            unit.put_pool(_as_far_as_possible(unit, stored, wanted, backend))
+
+
+def _as_far_as_possible(
+    unit: store_module.UnitOfWork, stored: pool.Pool, wanted: pool.Pool, backend: backend_module.Backend
+) -> pool.Pool:
+    """Workers that run are not brought to a shape that cannot hold what is booked on them."""
+    if not backend.scales or stored.spec.worker == wanted.spec.worker:
+        return wanted
+    try:
+        pools.bound_bookings(unit, wanted, backend.capacity_bytes)
+    except errors.FailedPrecondition as refused:
+        log.warning("pool.keeps_its_workers", pool=wanted.name, namespace=wanted.namespace, why=str(refused))
+        return dataclasses.replace(wanted, spec=dataclasses.replace(wanted.spec, worker=stored.spec.worker))
+    return wanted
 
 
 def _write_atomically(path: pathlib.Path, value: dict[str, object]) -> None:

@@ -116,7 +116,8 @@ class LeasesServicer(lease_pb2_grpc.LeasesServicer):
             sending = asyncio.create_task(_send(tunnel, request_iterator))
             try:
                 while data := await tunnel.receive():
-                    yield lease_pb2.TunnelData(data=data)
+                    with tunnel.giving():
+                        yield lease_pb2.TunnelData(data=data)
             finally:
                 sending.cancel()
                 await asyncio.wait([sending])

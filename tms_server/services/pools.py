@@ -8,10 +8,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 
 from tms_server.leases import validate
 from tms_server.model import caller as caller_module
-from tms_server.model import errors, ids, lease, pool, sizes
+from tms_server.model import errors, ids, lease, pool, resources, sizes
 from tms_server.placement import index
 from tms_server.ports import store
 from tms_server.services import finding, images, parts
@@ -91,25 +92,10 @@ class Pools:
                 raise errors.Unimplemented(
                     "spec.worker: this server does not change the shape of running workers; create another pool"
                 )
-            self._bound_bookings(unit, changed)
+            bound_bookings(unit, changed, self.parts.backend.capacity_bytes)
         if changed != found:
             unit.put_pool(changed)
         return _views(unit, [changed])[0]
-
-    def _bound_bookings(self, unit: store.UnitOfWork, changed: pool.Pool) -> None:
-        """From now on nothing is booked on its workers that the new shape could not hold."""
-        capacity_bytes = self.parts.backend.capacity_bytes(changed.spec.worker)
-        books = index.of(fleet_view.fleet(unit, self.parts.backend.capacity_bytes)).books
-        for each in unit.groups():
-            if (each.namespace, each.pool) != (changed.namespace, changed.name):
-                continue
-            if books[each.id].booked_bytes > capacity_bytes:
-                raise errors.FailedPrecondition(
-                    f"spec.worker.resources.memory_bytes: worker {each.id} has {sizes.text(books[each.id].booked_bytes)}"
-                    f" booked, and such a worker would have {sizes.text(capacity_bytes)}; give more, or end leases first"
-                )
-            if each.capacity_bytes > capacity_bytes:
-                unit.put_group(dataclasses.replace(each, capacity_bytes=capacity_bytes), each.generation)
 
     async def delete(
         self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, *, revoke_leases: bool
@@ -129,6 +115,25 @@ class Pools:
 
         await self.parts.store.write(work)
         self.parts.changed.notify()
+
+
+def bound_bookings(unit: store.UnitOfWork, changed: pool.Pool, capacity: Callable[[resources.WorkerSpec], int]) -> None:
+    """From now on nothing is booked on the pool's workers that its new shape could not hold.
+
+    FailedPrecondition where a worker has more booked already.
+    """
+    capacity_bytes = capacity(changed.spec.worker)
+    books = index.of(fleet_view.fleet(unit, capacity)).books
+    for each in unit.groups():
+        if (each.namespace, each.pool) != (changed.namespace, changed.name):
+            continue
+        if books[each.id].booked_bytes > capacity_bytes:
+            raise errors.FailedPrecondition(
+                f"spec.worker.resources.memory_bytes: worker {each.id} has {sizes.text(books[each.id].booked_bytes)}"
+                f" booked, and such a worker would have {sizes.text(capacity_bytes)}; give more, or end leases first"
+            )
+        if each.capacity_bytes > capacity_bytes:
+            unit.put_group(dataclasses.replace(each, capacity_bytes=capacity_bytes), each.generation)
 
 
 def _create(

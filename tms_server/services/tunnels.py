@@ -7,10 +7,11 @@ control plane itself knows of the lease, never by what a client or a worker says
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import structlog
 
@@ -39,9 +40,13 @@ class Port(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """`most` at once; seconds for a connection to come about, for the worker to take bytes, and without any byte."""
+    """`most` tunnels at once, of which `most_each` of one namespace.
+
+    Seconds for a connection to come about, for the worker or the client to take bytes, and without any byte.
+    """
 
     most: int = 256
+    most_each: int = 64
     connect_s: float = 5.0
     send_s: float = 60.0
     idle_s: float = 900.0
@@ -81,6 +86,21 @@ class Tunnel:
         self._failure = self._failure or failure
         self._writer.transport.abort()
 
+    @contextlib.contextmanager
+    def giving(self) -> Iterator[None]:
+        """While the client takes what was received. One that does not in time is cut off, as if it had gone."""
+        timer = asyncio.get_running_loop().call_later(self._bounds.send_s, self._cut, asyncio.current_task())
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut(self, handler: asyncio.Task[object] | None) -> None:
+        log.info("tunnel.not_taken", within_s=self._bounds.send_s)
+        self.fail(errors.Unavailable(f"the client took nothing for {self._bounds.send_s:g} s"))
+        if handler is not None:
+            handler.cancel()
+
     async def receive(self) -> bytes:
         """What came, at most `CHUNK_BYTES`; empty at the end."""
         while True:
@@ -108,7 +128,7 @@ class Tunnels:
     def __init__(self, parts_: parts.Parts, bounds: Bounds | None = None) -> None:
         self._parts = parts_
         self._bounds = bounds or Bounds()
-        self._open = 0
+        self._open: collections.Counter[ids.Namespace] = collections.Counter()
 
     @contextlib.asynccontextmanager
     async def open(
@@ -119,9 +139,8 @@ class Tunnels:
         FailedPrecondition for a lease that is not ACTIVE, ResourceExhausted when there are too many, Unavailable when
         no worker answers.
         """
-        if self._open >= self._bounds.most:
-            raise errors.ResourceExhausted(f"{self._open} tunnels are open; close some, or reach the workers directly")
-        self._open += 1
+        self._check_number(namespace)
+        self._open[namespace] += 1
         try:
             places = await self._places(namespace, text)
             reader, writer = await self._connect(places, port)
@@ -132,7 +151,16 @@ class Tunnels:
                 writer.transport.abort()
                 log.info("tunnel.closed", lease=text)
         finally:
-            self._open -= 1
+            self._open[namespace] -= 1
+            self._open += collections.Counter()  # drops what is zero
+
+    def _check_number(self, namespace: ids.Namespace) -> None:
+        own, all_ = self._open[namespace], self._open.total()
+        if own >= self._bounds.most_each or all_ >= self._bounds.most:
+            raise errors.ResourceExhausted(
+                f"{own} tunnels of namespace {namespace} are open and {all_} in all, at most {self._bounds.most_each} and"
+                f" {self._bounds.most} may be; close some, or reach the workers directly"
+            )
 
     async def _places(self, namespace: ids.Namespace, text: str) -> Sequence[resources.Endpoint]:
         """The lease's own address, then its workers' as the backend knows them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -98,6 +99,24 @@ async def test_a_client_that_goes_ends_the_connection(tmp_path: pathlib.Path, mo
         call.cancel()
         async with asyncio.timeout(servers.PATIENCE_S):
             await far.ended.wait()
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "Bounds", functools.partial(tunnels.Bounds, send_s=0.2))
+    async with far_end() as far, leading_to(tmp_path, far, monkeypatch) as (server, lease):
+        call = server.leases.Tunnel(requests(lease.id, itertools.repeat(b"x" * CHUNK)))
+        async with asyncio.timeout(servers.PATIENCE_S):
+            await far.ended.wait()
+        call.cancel()
+
+
+async def test_there_are_at_most_so_many(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "Bounds", functools.partial(tunnels.Bounds, most_each=1))
+    async with far_end() as far, leading_to(tmp_path, far, monkeypatch) as (server, lease):
+        first = server.leases.Tunnel(requests(lease.id, itertools.repeat(b"x")))
+        await anext(aiter(first))
+        assert await code_of(server.leases.Tunnel(requests(lease.id, []))) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        first.cancel()
 
 
 async def test_what_is_no_tunnel_is_refused_by_its_field(

@@ -84,6 +84,7 @@ class KubernetesBackend:
             writes_per_s=options.writes_per_s,
         )
         opened = cls(options, api, clock)
+        _warn_of_short_graces(options)
         try:
             await rights.check(api)
             await opened._view.open(clock, nodes=await _reads_nodes(options, api))
@@ -290,6 +291,18 @@ class KubernetesBackend:
     def _lock(self, name: str) -> asyncio.Lock:
         """Serialises what happens to one group; kept only while somebody holds it or waits for it."""
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+def _warn_of_short_graces(options: options_module.Options) -> None:
+    least_s = pod.least_grace_s(options)
+    for name, profile in options.profiles.items():
+        if profile.termination_grace_s < least_s:
+            log.warning(
+                "kubernetes.grace_is_short",
+                profile=name,
+                termination_grace_s=profile.termination_grace_s,
+                remedy=f"give it {least_s} or shorten connection_age_s: else pods that stop may cut requests off",
+            )
 
 
 async def _reads_nodes(options: options_module.Options, api: client.Api) -> bool:

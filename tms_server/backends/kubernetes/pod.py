@@ -159,6 +159,11 @@ def _folder(folder: options_module.Folder) -> Json:
     return {"hostPath": {"path": folder.host_path, "type": "Directory"}}
 
 
+def least_grace_s(options: options_module.Options) -> int:
+    """The grace period within which a pod can drain and stop without cutting off anybody."""
+    return _leave_s(options) + _STOP_S
+
+
 def models_bytes(options: options_module.Options, worker: resources.WorkerSpec) -> int:
     """What models may book on such a worker, the margin included."""
     asked = worker.resources.memory_bytes
@@ -181,7 +186,12 @@ def _bound(cache: options_module.Cache) -> Json:
 
 def _drain_s(options: options_module.Options, profile: options_module.Profile) -> int:
     """What is left of the grace period once the worker has had its own time to stop."""
-    return max(1, profile.termination_grace_s - math.ceil(1.2 * options.connection_age_s) - _STOP_S)
+    return max(1, profile.termination_grace_s - _leave_s(options))
+
+
+def _leave_s(options: options_module.Options) -> int:
+    """What a worker takes to stop: every client has had its turn to connect elsewhere by then."""
+    return math.ceil(1.2 * options.connection_age_s) + _STOP_S
 
 
 def _worker_resources(
