@@ -123,3 +123,14 @@ def test_ids_are_of_their_kind_and_never_the_same() -> None:
     assert made.lease() != made.lease()
     assert made.group().startswith("w-")
     assert len(made.token()) >= 32
+
+
+@pytest.mark.parametrize(("mebibytes", "kept"), [(64, 1024), (512, 512)])
+async def test_a_declared_pool_keeps_workers_that_its_new_shape_could_not_hold(
+    machine: servers.Machine, mebibytes: int, kept: int
+) -> None:
+    async with servers.running(machine, routes=True, default_pool={"memory_bytes": 2**30}) as server:
+        await server.active(servers.model("one", declared_bytes=2**27))
+    async with servers.running(machine, routes=True, default_pool={"memory_bytes": mebibytes * 2**20}) as server:
+        found = await server.pools.Get(pool_pb2.GetPoolRequest(name="default"))
+        assert found.spec.worker.resources.memory_bytes == kept * 2**20
