@@ -59,8 +59,10 @@ class Router:
                 steady=self._is_steady,
             )
             due, more = routing.portion(routes, live, _NEW_AT_ONCE)
-            await self._carry_out(routing.plan(due, live, self._options))
-            if more:
+            plan = routing.plan(due, live, self._options)
+            kept, later = routing.without_late_twins(plan, _NEW_AT_ONCE)
+            await self._carry_out(kept)
+            if more or later:
                 self._wake_at(now)
             owners = {owner for route in routes for owner in route.owners}
             self._steady = {owner: known for owner, known in self._steady.items() if owner in owners}

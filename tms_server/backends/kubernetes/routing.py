@@ -71,6 +71,18 @@ def plan(routes: Sequence[backend.Route], live: Live, options: options_module.Op
     return Plan(first=both, services=(), last={}, surplus=surplus)
 
 
+def without_late_twins(whole: Plan, most: int) -> tuple[Plan, bool]:
+    """At most so many new Services; where there are more, headless ones wait. Whether any do.
+
+    What everybody reaches a lease by comes first, so that in a rush no lease waits for another one's twin.
+    """
+    new = [each for each in whole.services if each.live is None]
+    twins = [each for each in new if each.manifest["metadata"]["name"].endswith(names.HEADLESS)]
+    late = {id(each) for each in twins[max(0, most - len(new) + len(twins)) :]}
+    services = tuple(each for each in whole.services if id(each) not in late)
+    return dataclasses.replace(whole, services=services), bool(late)
+
+
 def portion(routes: Sequence[backend.Route], live: Live, most: int) -> tuple[Sequence[backend.Route], bool]:
     """The routes, of which `most` get their first Services, and whether others could have theirs at once afterwards.
 
