@@ -31,7 +31,8 @@ class Way:
         self.port = 0
         self.taken = 0
         self._news = asyncio.Condition()
-        self._links: set[asyncio.Task[None]] = set()
+        self._links: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Way]:
@@ -44,17 +45,21 @@ class Way:
             for link in self._links:
                 link.cancel()
             await asyncio.gather(*self._links, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()
+            await server.wait_closed()
 
     async def has_taken(self, count: int) -> None:
         async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: self.taken >= count)
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link
-        self._links.add(link)
-        link.add_done_callback(self._links.discard)
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._links.append(asyncio.ensure_future(self._lead(reader, writer)))
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers.append(back)
         self.taken += 1
         async with self._news:
             self._news.notify_all()
