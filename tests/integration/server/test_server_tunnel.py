@@ -27,6 +27,12 @@ class Far:
     def __init__(self) -> None:
         self.port = 0
         self.ended = asyncio.Event()
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> asyncio.Task[None]:
+        """Kept also when its answer is never begun."""
+        self.writers.append(writer)
+        return asyncio.ensure_future(self.answer(reader, writer))
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -42,10 +48,14 @@ class Far:
 @contextlib.asynccontextmanager
 async def far_end() -> AsyncIterator[Far]:
     far = Far()
-    listening = await asyncio.start_server(far.answer, "127.0.0.1", 0)
+    answers: list[asyncio.Task[None]] = []
+    listening = await asyncio.start_server(lambda *both: answers.append(far.take(*both)), "127.0.0.1", 0)
     far.port = listening.sockets[0].getsockname()[1]
     async with listening:
         yield far
+    for writer in far.writers:
+        writer.transport.abort()
+    await asyncio.gather(*answers, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -152,4 +162,4 @@ async def test_a_silent_connection_ends_by_itself() -> None:
         tunnel = tunnels.Tunnel(reader, writer, tunnels.Bounds(idle_s=0.01))
         with pytest.raises(errors.Unavailable, match="nothing passed"):
             await tunnel.receive()
-        writer.close()
+        writer.transport.abort()
