@@ -201,6 +201,7 @@ class App:
             resolve_bound=dt.timedelta(seconds=self._settings.timing.resolve_bound_s),
             lost_after=dt.timedelta(seconds=self._settings.timing.lost_after_s),
             times=wiring.times(self._settings),
+            declared=frozenset(wiring.pools(self._settings)),
             images=tuple(filter(None, (self._settings.kubernetes.worker_image, *self._settings.images))),
         )
 

@@ -94,7 +94,11 @@ class Profile(sections.Section):
 class Kubernetes(sections.Section):
     """Workers as pods."""
 
-    namespace: str = Field(default="", description="namespace of all workers; empty: the server's own")
+    namespace: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="namespace of all workers; empty: the server's own",
+    )
     kubeconfig: str = Field(default="", description="file to reach the API server; empty: the pod's own account")
     context: str = Field(default="", description="context in that file; empty: the current one")
     dial: str = Field(default="", description="HOST:PORT that sidecars dial; empty: api.dial_host and api.port")

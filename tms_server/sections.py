@@ -115,6 +115,14 @@ class Pool(Section):
     gpus: int = Field(default=0, ge=0, description="whole devices of a worker")
     idle_worker_linger_s: float = Field(default=0.0, ge=0, description="seconds that an empty worker is kept")
 
+    @pydantic.model_validator(mode="after")
+    def _makes_sense(self) -> Pool:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"min_workers: at most max_workers, {self.max_workers}")
+        if self.command and self.image:
+            raise ValueError("image: give an image or a command, not both")
+        return self
+
 
 class DefaultPool(Pool):
     """The pool "default" of the namespace "default"."""

@@ -125,6 +125,22 @@ class Settings(pydantic_settings.BaseSettings):
                 raise ValueError(f"kubernetes.{name}: name the image; with backend = kubernetes it has no default")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _pods_can_be_made(self) -> Settings:
+        if self.backend != "kubernetes":
+            return self
+        if self.tls.client_ca is not None:
+            raise ValueError("tls.client_ca: sidecars in pods get no certificates of their own; do without")
+        profiles = {"", "default", *self.kubernetes.profiles}
+        programs = {"", "tms-worker", *self.kubernetes.programs}
+        declared = {"default_pool": self.default_pool, **{f"pools.{name}": each for name, each in self.pools.items()}}
+        for name, each in declared.items():
+            if each.profile not in profiles:
+                raise ValueError(f"{name}.profile: {each.profile!r} is not one of kubernetes.profiles")
+            if each.command not in programs:
+                raise ValueError(f"{name}.command: {each.command!r} is not one of kubernetes.programs")
+        return self
+
     @property
     def database(self) -> str:
         """URL of the database."""

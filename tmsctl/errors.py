@@ -140,7 +140,8 @@ def _unreachable(code: grpc.StatusCode, text: str, address: str) -> CliError:
     return CliError(
         f"the server at {address} does not answer: {said}",
         code=Exit.UNAVAILABLE,
-        remedy="Is it running? `tmsctl target list` shows where tmsctl connects; --target and TMS_TARGET choose.",
+        remedy="Is it running, and does it speak TLS just where tmsctl does (--ca)? `tmsctl target list` shows where "
+        "tmsctl connects; --target and TMS_TARGET choose.",
     )
 
 

@@ -25,8 +25,9 @@ class Renewal(enum.StrEnum):
     MANUAL = "manual"
 
 
-def _option(panel: str, *names: str, help_: str, metavar: str = "") -> typing.Any:
-    return typer.Option(*names, help=help_, metavar=metavar or None, rich_help_panel=panel, show_default=False)
+def _option(panel: str, *names: str, help_: str, metavar: str = "", least: int | None = None) -> typing.Any:
+    shown = metavar or None
+    return typer.Option(*names, help=help_, metavar=shown, min=least, rich_help_panel=panel, show_default=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +116,13 @@ class LeaseOptions:
     ] = False
     replicas: typing.Annotated[
         int | None,
-        _option(WHERE_PANEL, "--replicas", metavar="NUMBER", help_="Copies of a dedicated worker. Default: 1."),
+        _option(
+            WHERE_PANEL, "--replicas", metavar="NUMBER", least=1, help_="Copies of a dedicated worker. Default: 1."
+        ),
     ] = None
     min_replicas: typing.Annotated[
         int | None,
-        _option(SCALING_PANEL, "--min-replicas", metavar="NUMBER", help_="Never fewer. Default: 1."),
+        _option(SCALING_PANEL, "--min-replicas", metavar="NUMBER", least=1, help_="Never fewer. Default: 1."),
     ] = None
     max_replicas: typing.Annotated[
         int | None,

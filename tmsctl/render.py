@@ -74,14 +74,18 @@ def reason(lease: lease_pb2.Lease) -> str:
     """Why it ended, or the first condition that is not met."""
     if lease.HasField("end"):
         return lease.end.reason
-    return next((each.reason or each.type for each in lease.conditions if not each.status), "")
+    return next((each.reason or each.type for each in lease.conditions if _is_bad(each)), "")
 
 
 def why(lease: lease_pb2.Lease) -> str:
     """The sentence that belongs to `reason`."""
     if lease.HasField("end"):
         return lease.end.message
-    return next((each.message for each in lease.conditions if not each.status), "")
+    return next((each.message for each in lease.conditions if _is_bad(each)), "")
+
+
+def _is_bad(condition: common_pb2.Condition) -> bool:
+    return condition.status == (condition.type == "Warning")
 
 
 def leases(found: Iterable[lease_pb2.Lease]) -> str:

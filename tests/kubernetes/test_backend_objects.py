@@ -135,6 +135,18 @@ async def test_replicas_belong_to_the_autoscaler(
     assert live(api, namespace).spec.replicas == 4
 
 
+async def test_what_somebody_scales_to_none_comes_back(
+    runs: backend_module.KubernetesBackend, api: kubernetes.client.ApiClient, namespace: str
+) -> None:
+    await runs.launch(SCALED)
+    apps = kubernetes.client.AppsV1Api(api)
+    apps.patch_namespaced_deployment_scale(GROUP, namespace, {"spec": {"replicas": 0}}, field_manager="downscaler")
+    await support.until(runs, lambda: runs.differs(SCALED))
+    await runs.launch(SCALED)
+    assert live(api, namespace).spec.replicas == 2
+    assert not runs.differs(SCALED)
+
+
 async def test_an_image_changed_before_the_autoscaler_spoke_keeps_the_replicas(
     runs: backend_module.KubernetesBackend, api: kubernetes.client.ApiClient, namespace: str
 ) -> None:

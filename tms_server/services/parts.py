@@ -16,6 +16,8 @@ from tms_server.world import live as live_module
 from tms_server.world import signal
 from tms_server.world import usage as usage_module
 
+PoolKey = tuple[ids.Namespace, ids.PoolName]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -35,6 +37,8 @@ class Parts:
     """Whether an autoscaler of the backend's own sizes dedicated groups; else TMS does."""
     images: tuple[str, ...] = ()
     """Rules of the settings for images that may be asked for."""
+    declared: frozenset[PoolKey] = frozenset()
+    """Pools that the settings keep."""
     lost_after: dt.timedelta = dt.timedelta(seconds=10)
     times: lease.Times = dataclasses.field(default_factory=lease.Times)
     """Those of leases that do not say their own."""

@@ -100,8 +100,13 @@ class Pools:
     async def delete(
         self, caller: caller_module.Caller, namespace: ids.Namespace, name: ids.PoolName, *, revoke_leases: bool
     ) -> None:
-        """Marks a pool as deleted; its leases are revoked if asked, else FailedPrecondition while there are any."""
+        """Marks a pool as deleted; its leases are revoked if asked, else FailedPrecondition while there are any.
+
+        FailedPrecondition for a pool that the settings keep.
+        """
         now = self.parts.clock.now()
+        if (namespace, name) in self.parts.declared:
+            raise errors.FailedPrecondition(f"pool {name} is declared in the server's settings; take it out there")
 
         def work(unit: store.UnitOfWork) -> None:
             found = finding.a_pool(unit, namespace, name)

@@ -47,6 +47,8 @@ def create(
             with late.progress.reporter() as reporter:
                 made = late.follow.until_active(client, made, reporter, within_s)
     _show(made, common.output)
+    if dry_run and made.HasField("end"):
+        raise typer.Exit(errors.exit_for_end(made.end.reason))
 
 
 @app.command()

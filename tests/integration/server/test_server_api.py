@@ -286,6 +286,8 @@ async def test_pools_are_idempotent_guarded_and_revoke_when_told(server: servers
     assert ended.end.reason == "PoolDeleted"
     await server.idle()
     assert (await refused(server.pools.Get(pool_pb2.GetPoolRequest(name="mine"))))[0] is grpc.StatusCode.NOT_FOUND
+    code, details = await refused(server.pools.Delete(pool_pb2.DeletePoolRequest(name="default", revoke_leases=True)))
+    assert (code, "settings" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
 
 
 async def test_framework_classes_that_harm_each_other_get_workers_of_their_own(server: servers.Running) -> None:

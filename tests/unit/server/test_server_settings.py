@@ -42,6 +42,10 @@ def test_repositories_come_from_flags_and_file(tmp_path: pathlib.Path) -> None:
     assert (far.bucket, far.prefix, far.keys.source) == ("bucket", "some/prefix", "environment")
 
 
+PODS = "backend = 'kubernetes'\n[kubernetes]\nworker_image = 'w'\nsidecar_image = 's'\n"
+MUTUAL = "client_ca = 'c'\nsidecar_certificate = 'c'\nsidecar_key = 'c'"
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -54,6 +58,12 @@ def test_repositories_come_from_flags_and_file(tmp_path: pathlib.Path) -> None:
         ("[log]\nlevel = 'loud'", "log.level"),
         ("images = ['here/*', 'registry/*/worker']", "images: 'registry/*/worker' is no rule"),
         ("not toml", "config"),
+        ("[pools.a]\nmin_workers = 5", "pools.a"),
+        ("[pools.a]\nimage = 'i'\ncommand = 'c'", "pools.a"),
+        (f"{PODS}[pools.a]\nprofile = 'nope'", "pools.a.profile"),
+        (f"{PODS}[default_pool]\ncommand = 'nope'", "default_pool.command"),
+        (f"{PODS}namespace = 'Bad_NS'", "kubernetes.namespace"),
+        (f"{PODS}[tls]\ncertificate = 'c'\nkey = 'c'\nca = 'c'\n{MUTUAL}", "tls.client_ca"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: pathlib.Path, text: str, named: str) -> None:
@@ -161,7 +171,8 @@ def test_what_cannot_be_meant_of_kubernetes_names_the_key(tmp_path: pathlib.Path
 def test_pools_are_declared_by_namespace_and_name(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "tms.toml"
     file.write_text(
-        'backend = "kubernetes"\nkubernetes = {worker_image = "w", sidecar_image = "s"}\n'
+        'backend = "kubernetes"\nkubernetes = {worker_image = "w", sidecar_image = "s", '
+        'profiles = {gpu = {}}, programs = {triton = {image = "t"}}}\n'
         '[pools."vision/big"]\nprofile = "gpu"\ngpus = 1\n[pools.small]\nimage = "triton:1"\n'
         '[pools.triton]\ncommand = "triton"\n'
     )

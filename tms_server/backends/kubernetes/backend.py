@@ -236,7 +236,7 @@ class KubernetesBackend:
             return False
         wanted = manifests.of_group(spec, self._options)
         pairs = ((wanted.secret, group.secret), (wanted.deployment, group.deployment), (wanted.scaler, group.scaler))
-        return any(_differs(manifest, live) for manifest, live in pairs)
+        return _is_stopped(group.deployment) or any(_differs(manifest, live) for manifest, live in pairs)
 
     async def _apply_deployment(self, spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> None:
         if spec.scaling is None:
@@ -340,13 +340,21 @@ def _revision(found: Json | None) -> str:
 
 
 def _scaled(spec: backend.LaunchSpec, manifest: Json, live: Json | None) -> Json:
-    """The autoscaler owns the replicas from its first word on; until then they are ours, and dropping them means one."""
-    if live is None and spec.scaling is not None:
+    """The autoscaler owns the replicas from its first word on; until then they are ours, and dropping them means one.
+
+    At none it rests until somebody else asks for one.
+    """
+    if (live is None or _is_stopped(live)) and spec.scaling is not None:
         bounds = spec.scaling.autoscaling
         return manifests.with_replicas(manifest, min(max(spec.replicas, bounds.min_replicas), bounds.max_replicas))
     if live is not None and _owns_replicas(live):
         return manifests.with_replicas(manifest, live["spec"]["replicas"])
     return manifest
+
+
+def _is_stopped(live: Json | None) -> bool:
+    """Whether somebody has scaled it to none, which nothing here ever wants."""
+    return live is not None and (live.get("spec") or {}).get("replicas") == 0
 
 
 def _owns_replicas(live: Json) -> bool:
