@@ -140,6 +140,44 @@ def test_a_database_url_stays_out_of_everything_but_secrets() -> None:
     assert int(used["metadata"]["annotations"][weight]) < int(job["metadata"]["annotations"][weight])
 
 
+def test_a_migration_reaches_the_database_with_what_the_servers_have() -> None:
+    authority = {"name": "authority", "configMap": {"name": "postgres-ca"}}
+    mount = {"name": "authority", "mountPath": "/authority", "readOnly": True}
+    variable = {"name": "PGSSLROOTCERT", "value": "/authority/ca.crt"}
+    extra = {"extraVolumes": [authority], "extraVolumeMounts": [mount], "extraEnv": [variable]}
+    objects = charts.render({**POSTGRES, "server": {**POSTGRES["server"], **extra}})
+    for each in (charts.only(objects, "Deployment", "tms"), charts.only(objects, "Job", "tms-migrate")):
+        kubernetes_validate.validate(each, VERSION, strict=True)
+        pod = each["spec"]["template"]["spec"]
+        assert authority in pod["volumes"]
+        assert mount in pod["containers"][0]["volumeMounts"]
+        assert variable in pod["containers"][0]["env"]
+
+
+@pytest.mark.parametrize(
+    ("images", "policy"),
+    [
+        ({}, "Never"),
+        ({"server": {"repository": "team/tms"}}, "Never"),
+        ({"pullPolicy": "IfNotPresent"}, "IfNotPresent"),
+        ({"registry": "registry.example/ai"}, None),
+        ({"server": {"repository": "registry.example/tms"}}, None),
+        ({"server": {"repository": "localhost/tms"}}, None),
+        ({"registry": "registry.example/ai", "pullPolicy": "Always"}, "Always"),
+    ],
+)
+def test_an_image_that_names_no_registry_is_not_asked_of_a_public_one(images: Object, policy: str | None) -> None:
+    objects = charts.render({**POSTGRES, "images": images})
+    for each in (charts.only(objects, "Deployment", "tms"), charts.only(objects, "Job", "tms-migrate")):
+        assert each["spec"]["template"]["spec"]["containers"][0].get("imagePullPolicy") == policy
+
+
+def test_a_release_may_be_called_by_a_number() -> None:
+    for each in charts.render(POSTGRES, name="123"):
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+        kubernetes_validate.validate(each, VERSION, strict=True)
+
+
 def test_a_certificate_has_the_names_that_clients_dial() -> None:
     made = charts.only(charts.render(MATRIX["cert-manager"]), "Certificate", "tms")["spec"]
     assert {"tms.serving.svc", "localhost", "tms.example"} <= set(made["dnsNames"])
@@ -195,6 +233,8 @@ def test_two_releases_share_no_name() -> None:
         ({"tls": {"mode": "certManager", "caConfigMap": "x"}}, ("tls.certManager.issuerRef.name",)),
         ({"service": {"nodePort": 30000}}, ("service.nodePort", "NodePort")),
         ({"service": {"loadBalancerClass": "x"}}, ("service.loadBalancerClass",)),
+        ({"service": {"type": "LoadBalancer"}}, ("service.loadBalancerSourceRanges", "service.openToAll")),
+        ({"service": {"openToAll": True}}, ("service.openToAll", "LoadBalancer")),
         ({"pools": {"a": {"profile": "b"}}}, ("pools.a.profile", "profiles.b")),
         ({"repositories": {"m": {"region": "x"}}}, ("repositories.m", "bucket", "claim", "host_path")),
         ({"repositories": {"m": {"bucket": "x", "claim": "y"}}}, ("repositories.m", "one of")),
@@ -210,6 +250,21 @@ def test_values_that_exclude_each_other_are_refused_with_the_remedy(values: Obje
         charts.render(values)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("service", "blocks"),
+    [
+        ({}, []),
+        ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}, ["192.0.2.0/24"]),
+        ({"type": "LoadBalancer", "openToAll": True}, ["0.0.0.0/0"]),
+        ({"type": "NodePort"}, ["0.0.0.0/0"]),
+    ],
+)
+def test_the_outside_reaches_the_api_from_where_the_service_says(service: Object, blocks: list[str]) -> None:
+    policy = charts.only(charts.render({"service": service}), "NetworkPolicy", "tms-server")["spec"]
+    (rule,) = (each for each in policy["ingress"] if {"port": 30345, "protocol": "TCP"} in each["ports"])
+    assert [peer["ipBlock"]["cidr"] for peer in rule["from"] if "ipBlock" in peer] == blocks
 
 
 def test_who_may_speak_to_whom() -> None:

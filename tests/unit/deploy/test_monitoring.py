@@ -47,6 +47,11 @@ def test_every_alert_says_what_to_do() -> None:
         assert re.fullmatch(r"\d+m", rule["for"])
 
 
+def test_it_is_noticed_when_no_server_is_there_to_say_so() -> None:
+    (alone,) = (rule for rule in RULES if rule["alert"] == "TmsNobodyLeads")
+    assert "absent(tms_leads)" in alone["expr"]
+
+
 def test_the_chart_carries_both_unchanged() -> None:
     objects = charts.render(charts.MATRIX["monitors"])
     assert charts.only(objects, "PrometheusRule", "tms")["spec"]["groups"][0]["rules"] == RULES

@@ -29,6 +29,12 @@ made of values that cannot be meant. */ -}}
 {{- if and .Values.service.loadBalancerClass (ne .Values.service.type "LoadBalancer") -}}
 {{- fail (printf "service.loadBalancerClass: has no meaning with service.type %s" .Values.service.type) -}}
 {{- end -}}
+{{- if and (eq .Values.service.type "LoadBalancer") (not .Values.service.loadBalancerSourceRanges) (not .Values.service.openToAll) -}}
+{{- fail "service.loadBalancerSourceRanges: needed with service.type LoadBalancer, for whoever reaches the API may do everything; set service.openToAll to true where something else keeps strangers out" -}}
+{{- end -}}
+{{- if and .Values.service.openToAll (or (ne .Values.service.type "LoadBalancer") .Values.service.loadBalancerSourceRanges) -}}
+{{- fail "service.openToAll: has a meaning only with service.type LoadBalancer and without service.loadBalancerSourceRanges; leave it out" -}}
+{{- end -}}
 {{- range $name, $repository := .Values.repositories -}}
 {{- if ne (len (compact (list $repository.bucket $repository.claim $repository.host_path))) 1 -}}
 {{- fail (printf "repositories.%s: give one of bucket, claim and host_path" $name) -}}

@@ -32,12 +32,12 @@
 
 {{- define "tms.serverSelector" -}}
 app.kubernetes.io/name: tms-server
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "tms.labels" -}}
 app.kubernetes.io/name: tms-server
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: tms
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -78,6 +78,20 @@ metadata:
 {{- else -}}
 {{- printf "%s:%s" $repository (.image.tag | default .root.Chart.AppVersion) -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Whether the server's image names no registry, so that Docker Hub would be asked for it. */ -}}
+{{- define "tms.namesNoRegistry" -}}
+{{- $parts := splitList "/" .Values.images.server.repository -}}
+{{- if and (not .Values.images.registry) (or (eq (len $parts) 1) (not (regexMatch "[.:]|^localhost$" (first $parts)))) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The line of the server's image that says when it is pulled. Nothing is published: what Docker Hub has under the
+chart's own names would be a stranger's. */ -}}
+{{- define "tms.serverPullPolicy" -}}
+{{- with .Values.images.pullPolicy | default (ternary "Never" "" (eq (include "tms.namesNoRegistry" .) "true")) }}
+imagePullPolicy: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- /* Objects that the server makes for its own certificates: their names are its own choice. */ -}}
