@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -17,6 +18,7 @@ from tms_server.observability import metrics as metrics_module
 from tms_server.services import agents, create, images, leases, names, pools, tunnels, watch, workers
 
 MESSAGE_MAX_BYTES = 16 * 2**20
+log = structlog.get_logger(__name__)
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
     for descriptor, found in (
@@ -115,12 +117,23 @@ class Server:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca is not None else None
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=client_ca,
-        require_client_auth=client_ca is not None,
-    )
+    """Follows files that are renewed while the server runs."""
+
+    def now() -> grpc.ServerCertificateConfiguration:
+        client_ca = tls.client_ca.read_bytes() if tls.client_ca is not None else None
+        return grpc.ssl_server_certificate_configuration(
+            [(tls.key.read_bytes(), tls.certificate.read_bytes())], root_certificates=client_ca
+        )
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return now()
+        except OSError as error:
+            log.warning("tls.not_read", error=str(error))
+            return None  # what was read before holds
+
+    mutual = tls.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(now(), newest, mutual)  # type: ignore[arg-type]  # None is allowed
 
 
 def changing(shown: Shown) -> grpc.ServerCredentials:

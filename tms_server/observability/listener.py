@@ -93,11 +93,22 @@ class _Listener(http.server.ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
         self.registry = registry
         self.serves = serves
-        context = _context(at)
+        self._at = at
+        self._read = _stamps(at)
+        self._context = _context(at)
         super().__init__((at.host, at.port), _Handler)
-        if context is not None:
+        if self._context is not None:
             # The handshake happens at the first read, in the connection's own thread.
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.socket = self._context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection, with the certificate as it is on disk now."""
+        with contextlib.suppress(OSError):  # what was read before holds
+            stamps = _stamps(self._at)
+            if self._context is not None and stamps != self._read:
+                _load(self._context, self._at)
+                self._read = stamps
+        return super().get_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Silent about connections that break; anything else is the server's own fault."""
@@ -109,8 +120,20 @@ def _context(at: Address) -> ssl.SSLContext | None:
     if at.certificate is None or at.key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(at.certificate, at.key)
+    _load(context, at)
     if at.client_ca is not None:
-        context.load_verify_locations(at.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _load(context: ssl.SSLContext, at: Address) -> None:
+    if at.certificate is not None:
+        context.load_cert_chain(at.certificate, at.key)
+    if at.client_ca is not None:
+        context.load_verify_locations(at.client_ca)
+
+
+def _stamps(at: Address) -> tuple[tuple[int, int], ...]:
+    """Change when the files do."""
+    found = (each.stat() for each in (at.certificate, at.key, at.client_ca) if each is not None)
+    return tuple((each.st_mtime_ns, each.st_ino) for each in found)

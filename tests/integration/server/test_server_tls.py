@@ -112,3 +112,22 @@ async def test_metrics_count_calls_leases_and_bytes(tmp_path: pathlib.Path) -> N
             'tms_capacity_bytes{namespace="default",pool="default"}',
         ):
             assert line in text, line
+
+
+async def test_certificates_that_are_renewed_on_disk_are_shown_from_the_next_connection_on(
+    tmp_path: pathlib.Path, certificates: Certificates
+) -> None:
+    metrics = {"enabled": True, "port": 0}
+    tls = certificates.tls(mutual=False)
+    async with servers.running(tmp_path, with_sidecars=False, tls=tls, metrics=metrics) as server:
+        url = f"https://{server.bound.metrics}/livez"
+        old = certificates.credentials(with_client=False), ssl.create_default_context(cafile=certificates.ca)
+        assert await asyncio.to_thread(fetch, url, old[1])
+        Certificates(tmp_path)  # of another authority, in the same files
+        new = certificates.credentials(with_client=False), ssl.create_default_context(cafile=certificates.ca)
+        assert (await create(grpc.aio.secure_channel(server.address, new[0]))).id
+        assert await asyncio.to_thread(fetch, url, new[1])
+        with pytest.raises(grpc.aio.AioRpcError):
+            await create(grpc.aio.secure_channel(server.address, old[0]))
+        with pytest.raises(urllib.error.URLError):
+            await asyncio.to_thread(fetch, url, old[1])
