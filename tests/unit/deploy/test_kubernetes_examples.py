@@ -62,9 +62,20 @@ def test_the_job_calls_tmsctl_as_it_is_called() -> None:
 
 def test_kinds_node_leads_to_the_port_and_the_folder_that_the_values_name() -> None:
     (cluster,), (values,) = _yaml(EXAMPLES / "kind" / "cluster.yaml"), _yaml(EXAMPLES / "kind" / "values.yaml")
-    control_plane, worker = cluster["nodes"]
+    control_plane, *workers = cluster["nodes"]
     assert control_plane["extraPortMappings"][0]["containerPort"] == values["service"]["nodePort"]
-    assert worker["extraMounts"][0]["containerPath"] == values["repositories"]["models"]["host_path"]
+    assert len(workers) > 1, "a lease can be moved off a cordoned node"
+    assert {worker["role"] for worker in workers} == {"worker"}
+    for worker in workers:
+        assert worker["extraMounts"][0]["containerPath"] == values["repositories"]["models"]["host_path"]
+
+
+@pytest.mark.parametrize("file", VALUES, ids=lambda file: str(file.relative_to(EXAMPLES)))
+def test_no_example_asks_a_public_registry_for_what_is_not_there(file: pathlib.Path) -> None:
+    (values,) = _yaml(file)
+    assert values["images"].get("registry") or values["images"]["pullPolicy"] == "Never"
+    for program in values.get("programs", {}).values():
+        assert "." in program["image"].partition("/")[0]
 
 
 def test_the_lease_is_one_that_tmsctl_takes() -> None:
