@@ -8,7 +8,12 @@ from tms_server.backends.kubernetes import options as options_module
 from tms_server.backends.kubernetes import pod
 from tms_server.model import resources
 
-_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]{0,511}")
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?=.{{1,512}}$)(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""A reference as container runtimes read it: host and port, path, tag, digest (the grammar of distribution/reference)."""
 
 
 def refuse(options: options_module.Options, worker: resources.WorkerSpec) -> str | None:
