@@ -29,9 +29,17 @@ def until_active(
                 break
     except TimeoutError:
         raise _still_waiting(last) from None
+    except KeyboardInterrupt:
+        raise _left(last) from None
     if last.state != lease_pb2.LEASE_STATE_ACTIVE:
         raise ended(last)
     return last
+
+
+def _left(lease: lease_pb2.Lease) -> errors.CliError:
+    message = f"interrupted; lease {lease.id} stays and is {render.state(lease)}"
+    remedy = f"`tmsctl lease release {lease.id}` ends it, `tmsctl lease watch {lease.id}` waits again."
+    return errors.CliError(message, code=errors.Exit.INTERRUPTED, remedy=remedy)
 
 
 def ended(lease: lease_pb2.Lease) -> errors.CliError:

@@ -47,8 +47,8 @@ def create(
             with late.progress.reporter() as reporter:
                 made = late.follow.until_active(client, made, reporter, within_s)
     _show(made, common.output)
-    if dry_run and made.HasField("end"):
-        raise typer.Exit(errors.exit_for_end(made.end.reason))
+    if dry_run and late.render.reason(made) == "CannotFit":
+        raise typer.Exit(errors.Exit.NO_CAPACITY)
 
 
 @app.command()

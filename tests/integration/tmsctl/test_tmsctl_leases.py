@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
+import signal
 from typing import Any
 
 import pytest
@@ -74,6 +75,27 @@ async def test_a_dry_run_stores_nothing(tmsctl: Any) -> None:
     assert done.code == 0, done.err
     assert "dry run" in done.out
     assert (await tmsctl("lease", "list", "--all", "-o", "name")).out == ""
+
+
+async def test_a_dry_run_of_what_can_never_fit_fails_as_the_lease_would(tmsctl: Any, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "lease.yaml"
+    file.write_text("models: [{name: a, uri: 'model://shelf/a', bytes: 2GiB}]\n")
+    done = await tmsctl("lease", "create", "-f", str(file), "--dry-run")
+    assert done.code == 6
+    assert "CannotFit" in done.out
+
+
+async def test_an_interrupted_wait_says_which_lease_stays(tmsctl: Any, server: support.Running) -> None:
+    server.shelf.silent = True
+    process = await tmsctl.start("lease", "create", "--model", "a=model://shelf/a", "--wait", "-o", "name")
+    assert process.stderr is not None
+    async with asyncio.timeout(support.PATIENCE_S):
+        await process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = (await process.stderr.read()).decode()
+        assert await process.wait() == 130
+    (found,) = (await tmsctl("lease", "list", "-o", "name")).out.split()
+    assert f"tmsctl lease release {found}" in said
 
 
 async def test_the_same_request_id_answers_the_same_lease(tmsctl: Any) -> None:
