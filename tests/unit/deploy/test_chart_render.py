@@ -145,7 +145,7 @@ def test_a_migration_reaches_the_database_with_what_the_servers_have() -> None:
     mount = {"name": "authority", "mountPath": "/authority", "readOnly": True}
     variable = {"name": "PGSSLROOTCERT", "value": "/authority/ca.crt"}
     extra = {"extraVolumes": [authority], "extraVolumeMounts": [mount], "extraEnv": [variable]}
-    objects = charts.render({**POSTGRES, "server": {**POSTGRES["server"], **extra}})
+    objects = charts.render({"database": {"existingSecret": "tms-postgres"}, "server": extra})
     for each in (charts.only(objects, "Deployment", "tms"), charts.only(objects, "Job", "tms-migrate")):
         kubernetes_validate.validate(each, VERSION, strict=True)
         pod = each["spec"]["template"]["spec"]
