@@ -84,8 +84,8 @@ protos: .venv/.ready ## Generate the stubs beside the .proto files
 	@$(BIN)/python -m protos.generate
 
 docs: .venv/.ready ## Generate the reference pages, the chart's schema and dashboard, and the locks of the images
-	@$(BIN)/python -m docs.generate
 	@$(BIN)/python -m deploy.generate
+	@$(BIN)/python -m docs.generate
 
 bench: .venv/.ready ## Measure; prints figures beside their references
 	@$(BIN)/python -m benchmarks
