@@ -260,7 +260,7 @@ def _use_cases(work: parts.Parts, report_interval: dt.timedelta) -> server_modul
 
 def _keep_pools(
     unit: store_module.UnitOfWork,
-    kept: Mapping[wiring.PoolKey, pool.PoolSpec],
+    kept: Mapping[pool.Key, pool.PoolSpec],
     backend: backend_module.Backend,
     now: dt.datetime,
 ) -> None:

@@ -19,10 +19,9 @@ from tms_server.model import ids, lease, pool, resources
 from tms_server.repositories import options as repository_options
 
 log = structlog.get_logger(__name__)
-PoolKey = tuple[ids.Namespace, ids.PoolName]
 
 
-def pools(settings: settings_module.Settings) -> Mapping[PoolKey, pool.PoolSpec]:
+def pools(settings: settings_module.Settings) -> Mapping[pool.Key, pool.PoolSpec]:
     """The pools that the administrator declared, the default one included where it is kept."""
     declared = {_pool_key(key): each for key, each in settings.pools.items()}
     if settings.default_pool.enabled:
@@ -170,7 +169,7 @@ def _credentials(keys: sections.Keys) -> repository_options.Credentials:
     )
 
 
-def _pool_key(text: str) -> PoolKey:
+def _pool_key(text: str) -> pool.Key:
     namespace, slash, name = text.rpartition("/")
     return ids.Namespace(namespace if slash else ids.DEFAULT_NAMESPACE), ids.PoolName(name)
 

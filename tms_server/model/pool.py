@@ -7,6 +7,9 @@ import datetime as dt
 
 from tms_server.model import ids, resources
 
+Key = tuple[ids.Namespace, ids.PoolName]
+"""What names a pool."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:

@@ -10,16 +10,14 @@ from collections.abc import Iterable, Mapping
 from tms_server.model import group, ids, lease, pool, resources
 from tms_server.placement import booking, copies, feasible, snapshot
 
-PoolKey = tuple[ids.Namespace, ids.PoolName]
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """Books of every group, in the one stable order (creation, then id); `copies` are those wanted, the oldest first."""
 
     books: Mapping[ids.GroupId, booking.Book]
-    members: Mapping[PoolKey, tuple[ids.GroupId, ...]]
-    pools: Mapping[PoolKey, pool.Pool]
+    members: Mapping[pool.Key, tuple[ids.GroupId, ...]]
+    pools: Mapping[pool.Key, pool.Pool]
     copies: Mapping[ids.LeaseId, tuple[group.Assignment, ...]]
     aliases: feasible.Aliases
     known: booking.Measured
@@ -77,8 +75,8 @@ def _copies(wanted: Iterable[group.Assignment]) -> dict[ids.LeaseId, tuple[group
     return {lease_id: copies.in_age(each) for lease_id, each in found.items()}
 
 
-def _members(groups: list[group.WorkerGroup]) -> dict[PoolKey, tuple[ids.GroupId, ...]]:
-    members: dict[PoolKey, list[ids.GroupId]] = collections.defaultdict(list)
+def _members(groups: list[group.WorkerGroup]) -> dict[pool.Key, tuple[ids.GroupId, ...]]:
+    members: dict[pool.Key, list[ids.GroupId]] = collections.defaultdict(list)
     for each in groups:
         if each.pool is not None:
             members[each.namespace, each.pool].append(each.id)

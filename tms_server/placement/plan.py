@@ -220,8 +220,8 @@ class _Pass:
         self._books[leaving.id] = dataclasses.replace(book, group=leaving)
         self._changes[leaving.id] = report.GroupChange(group=leaving, expected_generation=book.group.generation)
 
-    def _count_leaving(self) -> collections.Counter[fleet_index.PoolKey]:
-        leaving: collections.Counter[fleet_index.PoolKey] = collections.Counter()
+    def _count_leaving(self) -> collections.Counter[pool.Key]:
+        leaving: collections.Counter[pool.Key] = collections.Counter()
         for pool_key, members in self._members.items():
             books = [self._books[group_id] for group_id in members]
             leaving[pool_key] = sum(book.empty and book.group.phase is group.GroupPhase.DRAINING for book in books)

@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable
 
 from tms_server import clock as clock_module
-from tms_server.model import errors, ids, lease, resources
+from tms_server.model import errors, ids, lease, pool, resources
 from tms_server.observability import metrics as metrics_module
 from tms_server.ports import backend as backend_module
 from tms_server.ports import resolver as resolver_module
@@ -15,8 +15,6 @@ from tms_server.ports import store as store_module
 from tms_server.world import live as live_module
 from tms_server.world import signal
 from tms_server.world import usage as usage_module
-
-PoolKey = tuple[ids.Namespace, ids.PoolName]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,7 @@ class Parts:
     """Whether an autoscaler of the backend's own sizes dedicated groups; else TMS does."""
     images: tuple[str, ...] = ()
     """Rules of the settings for images that may be asked for."""
-    declared: frozenset[PoolKey] = frozenset()
+    declared: frozenset[pool.Key] = frozenset()
     """Pools that the settings keep."""
     lost_after: dt.timedelta = dt.timedelta(seconds=10)
     times: lease.Times = dataclasses.field(default_factory=lease.Times)
