@@ -24,7 +24,9 @@ CHUNK = 64 * 1024
 class Far:
     """What a tunnel leads to: answers every byte with itself, and says so once the other side is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pours: bool = False) -> None:
+        """With `pours` it listens to nobody and never ends by itself."""
+        self.pours = pours
         self.port = 0
         self.ended = asyncio.Event()
         self.writers: list[asyncio.StreamWriter] = []
@@ -36,6 +38,9 @@ class Far:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
+            while self.pours and not writer.is_closing():
+                writer.write(bytes(CHUNK))
+                await writer.drain()
             while data := await reader.read(CHUNK):
                 writer.write(data)
                 await writer.drain()
@@ -46,8 +51,8 @@ class Far:
 
 
 @contextlib.asynccontextmanager
-async def far_end() -> AsyncIterator[Far]:
-    far = Far()
+async def far_end(*, pours: bool = False) -> AsyncIterator[Far]:
+    far = Far(pours=pours)
     answers: list[asyncio.Task[None]] = []
     listening = await asyncio.start_server(lambda *both: answers.append(far.take(*both)), "127.0.0.1", 0)
     far.port = listening.sockets[0].getsockname()[1]
@@ -113,8 +118,8 @@ async def test_a_client_that_goes_ends_the_connection(tmp_path: pathlib.Path, mo
 
 async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "Bounds", functools.partial(tunnels.Bounds, send_s=0.2))
-    async with far_end() as far, leading_to(tmp_path, far, monkeypatch) as (server, lease):
-        call = server.leases.Tunnel(requests(lease.id, itertools.repeat(b"x" * CHUNK)))
+    async with far_end(pours=True) as far, leading_to(tmp_path, far, monkeypatch) as (server, lease):
+        call = server.leases.Tunnel(requests(lease.id, []))
         async with asyncio.timeout(servers.PATIENCE_S):
             await far.ended.wait()
         call.cancel()

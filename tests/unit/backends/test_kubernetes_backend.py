@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from tests.support import kubernetes_api as fake
 from tests.support import kubernetes_backend as support
 from tms_server.backends.kubernetes import backend as backend_module
-from tms_server.backends.kubernetes import kinds, names, router
+from tms_server.backends.kubernetes import kinds, names, pod, router
 from tms_server.fleet import desired
 from tms_server.model import errors, ids, resources
 from tms_server.ports import backend
@@ -60,6 +61,16 @@ def node(name: str = "node-1", *, cordoned_at: str = "", **allocatable: str) -> 
     labels = {"kubernetes.io/os": "linux"}
     status = {"conditions": conditions, "allocatable": {key.replace("_", "/"): v for key, v in allocatable.items()}}
     return {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
+
+
+async def until_restarted(runs: backend_module.KubernetesBackend) -> None:
+    """Returns once the backend has seen the worker of the group start again."""
+
+    async def restarted() -> bool:
+        found = await support.observed(runs)
+        return found is not None and found.restarts == 1
+
+    await support.until(runs, restarted)
 
 
 async def test_a_lease_with_a_name_costs_eight_writes_at_most_and_then_none(
@@ -144,6 +155,30 @@ async def test_what_endpoints_still_lead_to_counts_as_routed(
     await support.until(runs, lambda: not runs.routed(chosen))
 
 
+async def test_a_label_without_its_service_leads_nobody(
+    server: fake.Server, runs: backend_module.KubernetesBackend
+) -> None:
+    chosen = await worker(runs)
+    server.cluster.refusals["services"] = fake.Refusal(500, "InternalError", "no")
+    with pytest.raises(errors.Unavailable):
+        await runs.route([route(LEASE, chosen)])
+    assert names.serving_label(LEASE) in server.cluster.find("pods", chosen.replica)["metadata"]["labels"]
+    assert not runs.routed(chosen)
+    server.cluster.refusals.clear()
+    await runs.route([route(LEASE, chosen)])
+    await support.until(runs, lambda: runs.routed(chosen) == {LEASE})
+
+
+def test_a_grace_period_in_which_nobody_can_leave_is_warned_of() -> None:
+    options = support.options()
+    least_s = pod.least_grace_s(options)
+    long = dataclasses.replace(options.profiles["default"], termination_grace_s=least_s)
+    short = dataclasses.replace(long, termination_grace_s=least_s - 1)
+    with structlog.testing.capture_logs() as said:
+        backend_module._warn_of_short_graces(dataclasses.replace(options, profiles={"default": short, "long": long}))
+    assert [each["profile"] for each in said] == ["default"]
+
+
 async def test_services_that_nobody_wants_go(server: fake.Server, runs: backend_module.KubernetesBackend) -> None:
     await runs.route([route(LEASE, name=True)])
     assert len(server.cluster.names("services")) == 4
@@ -200,12 +235,7 @@ async def test_an_api_server_that_is_away_is_told_and_heard_again(
     assert await support.observed(runs) is not None
     server.cluster.restart(down=False)
     server.cluster.kill_worker(GROUP)
-
-    async def restarted() -> bool:
-        found = await support.observed(runs)
-        return found is not None and found.restarts == 1
-
-    await support.until(runs, restarted)
+    await until_restarted(runs)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +248,7 @@ async def test_whatever_a_watch_says_at_its_end_the_cluster_is_heard_on(
     server.cluster.last_words = words
     server.cluster.restart(down=False)
     server.cluster.kill_worker(GROUP)
-
-    async def restarted() -> bool:
-        found = await support.observed(runs)
-        return found is not None and found.restarts == 1
-
-    await support.until(runs, restarted)
+    await until_restarted(runs)
 
 
 async def test_a_line_of_a_log_that_does_not_end_comes_in_pieces(

@@ -122,6 +122,8 @@ def test_several_servers_share_postgres_and_roll(tmp_path: pathlib.Path) -> None
     objects = charts.render(POSTGRES)
     server = charts.only(objects, "Deployment", "tms")["spec"]
     assert server["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (container,) = server["template"]["spec"]["containers"]
+    assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 3}}}
     assert not list(charts.of_kind(objects, "PersistentVolumeClaim"))
     assert charts.only(objects, "PodDisruptionBudget", "tms")["spec"]["maxUnavailable"] == 1
     for pod in (server, charts.only(objects, "Job", "tms-migrate")["spec"]):

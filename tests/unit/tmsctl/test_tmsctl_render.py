@@ -150,3 +150,13 @@ def test_bars_are_drawn_for_every_state_of_a_lease() -> None:
         "  [red]m": (1, 4),
         "  digits": (1536, 1536),
     }
+
+
+def test_the_reason_of_a_lease_is_what_stands_against_it() -> None:
+    serving = common_pb2.Condition(type="Serving", status=True, reason="Serving")
+    passed = common_pb2.Condition(type="Warning", status=False, reason="Passed")
+    warned = common_pb2.Condition(type="Warning", status=True, reason="NoSuchNode", message="none matches")
+    lost = common_pb2.Condition(type="Serving", status=False, reason="WorkerLost")
+    assert render.reason(lease_pb2.Lease(conditions=[serving, passed])) == ""
+    assert render.why(lease_pb2.Lease(conditions=[serving, warned])) == "none matches"
+    assert render.reason(lease_pb2.Lease(conditions=[passed, lost])) == "WorkerLost"
