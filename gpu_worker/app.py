@@ -20,7 +20,7 @@ import uvloop
 from gpu_worker import core, logs, metrics
 from gpu_worker import settings as worker_settings
 from gpu_worker.engine import border
-from gpu_worker.grpc import server as grpc_server
+from gpu_worker.grpc import grpcio
 from gpu_worker.http import api, tls
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
@@ -148,7 +148,7 @@ class Fronts:
         self._servers: list[http_server.Server] = []
         self._api: api.Api | None = None
         self._metrics: metrics.Metrics | None = None
-        self._grpc: grpc_server.Server | None = None
+        self._grpc: grpcio.Server | None = None
 
     async def start(self) -> dict[str, int]:
         """Binds what is on; returns the ports by front. OSError when an address or a TLS file cannot be had."""
@@ -156,7 +156,7 @@ class Fronts:
         if self._settings.http:
             ports["http"] = await self._start_http(self._settings.http)
         if self._settings.grpc:
-            self._grpc = grpc_server.Server(self._engine, self._intake, self._settings.grpc, self._settings.control)
+            self._grpc = grpcio.Server(self._engine, self._intake, self._settings.grpc, self._settings.control)
             ports["grpc"] = await self._grpc.start()
         if self._settings.metrics:
             ports["metrics"] = await self._start_metrics(self._settings.metrics)

@@ -15,7 +15,7 @@ import grpc
 
 from gpu_worker import core, flags, metrics
 from gpu_worker.engine import border
-from gpu_worker.grpc import server as grpc_server
+from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
 from gpu_worker.wire import control
 
@@ -60,7 +60,7 @@ class Settings:
 
     core: core.Options
     http: Http | None
-    grpc: grpc_server.Listen | None
+    grpc: listen.Listen | None
     metrics: Metrics | None
     control: control.Control
     exit_timeout_s: float
@@ -145,12 +145,12 @@ def _http(given: argparse.Namespace) -> Http:
     return Http(given.http_address, given.http_port, given.reuse_http_port, limits, tls)
 
 
-def _grpc(given: argparse.Namespace) -> grpc_server.Listen:
+def _grpc(given: argparse.Namespace) -> listen.Listen:
     arguments = tuple(
         (argument, int(getattr(given, flag))) for flag, argument in _CHANNEL.items() if getattr(given, flag) is not None
     )
     compressed = given.grpc_infer_response_compression_level != "none"
-    return grpc_server.Listen(
+    return listen.Listen(
         given.grpc_address,
         given.grpc_port,
         _grpc_tls(given),
@@ -160,7 +160,7 @@ def _grpc(given: argparse.Namespace) -> grpc_server.Listen:
     )
 
 
-def _grpc_tls(given: argparse.Namespace) -> grpc_server.Tls | None:
+def _grpc_tls(given: argparse.Namespace) -> listen.Tls | None:
     files = (given.grpc_server_cert, given.grpc_server_key, given.grpc_root_cert)
     mutual = given.grpc_use_ssl_mutual
     if not (given.grpc_use_ssl or mutual):
@@ -172,7 +172,7 @@ def _grpc_tls(given: argparse.Namespace) -> grpc_server.Tls | None:
     if mutual and not files[2]:
         raise _refused("--grpc-use-ssl-mutual needs --grpc-root-cert")
     root = pathlib.Path(files[2]) if files[2] else None
-    return grpc_server.Tls(pathlib.Path(files[0]), pathlib.Path(files[1]), root, mutual)
+    return listen.Tls(pathlib.Path(files[0]), pathlib.Path(files[1]), root, mutual)
 
 
 def _metrics(given: argparse.Namespace) -> Metrics:

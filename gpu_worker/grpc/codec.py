@@ -5,7 +5,7 @@ Pure. Must never accept data that does not fit its datatype, nor data given in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,20 @@ _FIELDS = {
 _RESERVED = (parameters.EMPTY_FINAL_RESPONSE,)
 
 
-def decode(message: predict_pb2.ModelInferRequest, reply: border.Reply) -> border.InferRequest:
-    """The request in `message`; raises InferenceError INVALID_ARGUMENT or UNSUPPORTED, naming what is at fault."""
+def decode(
+    message: predict_pb2.ModelInferRequest, raw: Sequence[border.Buffer], reply: border.Reply
+) -> border.InferRequest:
+    """The request in `message`, whose raw_input_contents are in `raw`, be they of the message or not.
+
+    Raises InferenceError INVALID_ARGUMENT or UNSUPPORTED, naming what is at fault.
+    """
     given = _parameters(message.parameters, "request")
     parameters.check(given, reserved=_RESERVED)
     return border.InferRequest(
         message.model_name,
         parameters.check_version(message.model_version),
         message.id,
-        _inputs(message),
+        _inputs(message, raw),
         [_output(output) for output in message.outputs],
         given,
         reply,
@@ -74,8 +79,7 @@ def set_parameter(parameter: predict_pb2.InferParameter, value: border.Parameter
         parameter.uint64_param = value
 
 
-def _inputs(message: predict_pb2.ModelInferRequest) -> list[border.Tensor]:
-    raw = message.raw_input_contents
+def _inputs(message: predict_pb2.ModelInferRequest, raw: Sequence[border.Buffer]) -> list[border.Tensor]:
     for tensor in message.inputs:
         if tensor.parameters:
             parameters.check_unshared("input", tensor.name, tensor.parameters)
@@ -84,11 +88,11 @@ def _inputs(message: predict_pb2.ModelInferRequest) -> list[border.Tensor]:
     return tensors
 
 
-def _raw(message: predict_pb2.ModelInferRequest, raw: Iterable[bytes]) -> list[border.Tensor]:
-    if len(message.raw_input_contents) != len(message.inputs):
+def _raw(message: predict_pb2.ModelInferRequest, raw: Sequence[border.Buffer]) -> list[border.Tensor]:
+    if len(raw) != len(message.inputs):
         raise datatypes.refused(
             f"expected one raw_input_contents entry for each of {len(message.inputs)} inputs, got "
-            f"{len(message.raw_input_contents)}, for model '{message.model_name}'"
+            f"{len(raw)}, for model '{message.model_name}'"
         )
     tensors = []
     for tensor, data in zip(message.inputs, raw, strict=True):

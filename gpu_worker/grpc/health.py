@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
-import grpc
 from grpc_health.v1 import health_pb2
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import status
+from gpu_worker.grpc import calls, service
 
-_SERVICES = ("", "inference.GRPCInferenceService")
+NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+_SERVICES = ("", service.NAME)
 _LOOK_S = 1.0
 _Status = health_pb2.HealthCheckResponse
 
@@ -22,25 +24,29 @@ class Health:
         self._engine = engine
         self._stopped = asyncio.Event()
 
+    def table(self) -> dict[str, calls.Method]:
+        """Its methods by path."""
+        return {
+            f"/{NAME}/Check": calls.Unary(health_pb2.HealthCheckRequest, self._check),
+            f"/{NAME}/Watch": calls.Streaming(health_pb2.HealthCheckRequest, self._watch),
+        }
+
     def stop(self) -> None:
         """From now on all is told as not serving, and watches end after saying so."""
         self._stopped.set()
 
-    async def Check(  # noqa: N802 - the wire's name, as below
-        self, request: health_pb2.HealthCheckRequest, context: status.Context
-    ) -> health_pb2.HealthCheckResponse:
+    async def _check(self, request: health_pb2.HealthCheckRequest, _call: calls.Call) -> health_pb2.HealthCheckResponse:
         if request.service not in _SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service '{request.service}'")
+            raise border.InferenceError(border.ErrorKind.NOT_FOUND, f"unknown service '{request.service}'")
         return self._response(request.service)
 
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: status.Context
-    ) -> None:
+    async def _watch(self, requests: AsyncIterator[health_pb2.HealthCheckRequest], call: calls.Call) -> None:
+        request = await anext(requests)
         told = None
         while True:
             response = self._response(request.service)
             if response != told:
-                await context.write(response)
+                await call.write(response)
                 told = response
             if self._stopped.is_set():
                 return
@@ -54,8 +60,8 @@ class Health:
         except TimeoutError:
             return
 
-    def _response(self, service: str) -> health_pb2.HealthCheckResponse:
-        if service not in _SERVICES:
+    def _response(self, name: str) -> health_pb2.HealthCheckResponse:
+        if name not in _SERVICES:
             return _Status(status=_Status.SERVICE_UNKNOWN)
         serving = self._engine.ready() and not self._stopped.is_set()
         return _Status(status=_Status.SERVING if serving else _Status.NOT_SERVING)

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterator
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import codec, status
+from gpu_worker.grpc import calls, codec
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import parameters
 from protos.inference.v2 import predict_pb2
@@ -30,13 +30,12 @@ class Stream:
         self,
         intake: wire_intake.Intake,
         requests: AsyncIterator[predict_pb2.ModelInferRequest],
-        context: status.Context,
+        call: calls.Call,
     ) -> None:
         self._intake = intake
         self._requests = requests
-        self._context = context
-        metadata = dict(context.invocation_metadata() or ())
-        self._real_status = str(metadata.get(_REAL_STATUS, "")).lower() == "true"
+        self._call = call
+        self._real_status = calls.value(call, _REAL_STATUS).lower() == b"true"
         self._slots: collections.deque[_Slot] = collections.deque()
         self._room = asyncio.Semaphore(_MAX_IN_FLIGHT)
         self._wake = asyncio.Event()
@@ -59,7 +58,7 @@ class Stream:
                 await self._room.acquire()
                 slot = _Slot(self._intake, self._wake, message)
                 self._slots.append(slot)
-                slot.submit(message, status.deadline_s(self._context))
+                slot.submit(message, self._call.deadline_s)
         finally:
             self._read_all = True
             self._wake.set()
@@ -69,8 +68,8 @@ class Stream:
             self._wake.clear()
             for answer in self._take():
                 if answer.error and self._real_status:
-                    await status.abort(self._context, answer.error)
-                await self._context.write(answer.message)
+                    raise answer.error
+                await self._call.write(answer.message)
             if self._read_all and not self._slots:
                 return
             await self._wake.wait()
@@ -114,7 +113,7 @@ class _Slot:
     def submit(self, message: predict_pb2.ModelInferRequest, deadline_s: float | None) -> None:
         """Never raises: what is refused becomes the answer."""
         try:
-            request = codec.decode(message, self)
+            request = codec.decode(message, message.raw_input_contents, self)
             request.deadline_s = deadline_s
             self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
             self._hold(sum(len(tensor.data) for tensor in request.inputs))

@@ -15,7 +15,7 @@ import httptools
 import pytest
 
 from gpu_worker import core
-from gpu_worker.grpc import server as grpc_server
+from gpu_worker.grpc import grpcio, listen
 from gpu_worker.http import api
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
@@ -140,7 +140,7 @@ async def serve(repository: pathlib.Path) -> AsyncIterator[Serve]:
         stack.push_async_callback(application.stop)
         http = http_server.Server(application, intake, limits)
         stack.push_async_callback(http.close)
-        calls = grpc_server.Server(engine, intake, grpc_server.Listen("127.0.0.1", 0))
+        calls = grpcio.Server(engine, intake, listen.Listen("127.0.0.1", 0))
         stack.push_async_callback(calls.stop, 0)
         http_port = await http.start(http_server.Listen("127.0.0.1", 0))
         front = Front(engine, intake, http, http_port, await calls.start())

@@ -31,7 +31,7 @@ def message(**tensor: Any) -> predict_pb2.ModelInferRequest:
 
 def refusal(request: predict_pb2.ModelInferRequest) -> border.InferenceError:
     with pytest.raises(border.InferenceError) as caught:
-        codec.decode(request, reply)
+        codec.decode(request, request.raw_input_contents, reply)
     return caught.value
 
 
@@ -46,7 +46,7 @@ def test_typed_contents_carry_every_datatype_and_shape(data: st.DataObject, data
         values, wire = array.ravel().tolist(), array.tobytes()
     request = message(datatype=datatype, shape=shape)
     getattr(request.inputs[0].contents, codec._FIELDS[datatype]).extend(values)
-    (tensor,) = codec.decode(request, reply).inputs
+    (tensor,) = codec.decode(request, request.raw_input_contents, reply).inputs
     found, expected = bytes(tensor.data), wire
     if datatype in ("FP32", "FP64"):
         # The payload of a not-a-number may change on its way through a float.
@@ -62,7 +62,7 @@ def test_typed_contents_carry_every_datatype_and_shape(data: st.DataObject, data
 def test_raw_contents_pass_untouched_both_ways(datatype: str, data: bytes) -> None:
     request = message(datatype=datatype, shape=[len(data)])
     request.raw_input_contents.append(data)
-    found = codec.decode(request, reply)
+    found = codec.decode(request, request.raw_input_contents, reply)
     assert (found.model, found.version, found.id) == ("m", "3", "7")
     response = codec.encode(border.InferResponse("m", "3", "7", found.inputs, {"a": 1, "b": True, "c": "x", "d": 0.5}))
     assert list(response.raw_output_contents) == [data]
@@ -127,7 +127,9 @@ def test_parameters_are_checked(name: str, value: predict_pb2.InferParameter, fr
 def test_the_one_reserved_parameter_of_grpc_is_taken() -> None:
     request = message(shape=[0])
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    assert codec.decode(request, reply).parameters == {"triton_enable_empty_final_response": True}
+    assert codec.decode(request, request.raw_input_contents, reply).parameters == {
+        "triton_enable_empty_final_response": True
+    }
 
 
 def test_shared_memory_is_unsupported_and_classification_must_be_a_count() -> None:

@@ -1,0 +1,206 @@
+"""The gRPC front on gRPC's own core: its channel options, its contexts, TLS, drain.
+
+Decides how the services' methods are carried, never what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from google.protobuf import message as protobuf
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import calls, codec, health, listen, reflection, service, status
+from gpu_worker.wire import control as wire_control
+from gpu_worker.wire import intake as wire_intake
+from protos.inference.v2 import predict_pb2
+
+_UNLIMITED = -1
+_QUIET_S = 0.25
+_FAR_S = 1e8
+# gRPC's core adds up to a tenth to each connection's age.
+_AGE_SPREAD = 1.2
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Server:
+    """Made, started, drained and closed on one event loop."""
+
+    def __init__(
+        self,
+        engine: border.Engine,
+        intake: wire_intake.Intake,
+        where: listen.Listen,
+        control: wire_control.Control = wire_control.OPEN,
+    ) -> None:
+        self._listen = where
+        self._intake = intake
+        self._health = health.Health(engine)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", _UNLIMITED),
+                ("grpc.max_send_message_length", _UNLIMITED),
+                ("grpc.so_reuseport", int(where.reuse_port)),
+                *where.arguments,
+            ]
+        )
+        inference = service.Service(engine, intake, control)
+        named = reflection.Reflection([service.NAME, health.NAME])
+        table = {**inference.table(), **self._health.table(), **named.table()}
+        handlers = {path: _handler(path, method, where.compression) for path, method in table.items()}
+        handlers[service.INFER] = _infer_handler(inference, where.compression)
+        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
+
+    async def start(self) -> int:
+        """Listens; returns the bound port. OSError when the address or the TLS files cannot be had."""
+        target = f"{_bracketed(self._listen.address)}:{self._listen.port}"
+        try:
+            if self._listen.tls:
+                port = self._server.add_secure_port(target, self._listen.tls.credentials())
+            else:
+                port = self._server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen for gRPC on {target}: {error}") from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops accepting, tells clients to go, and gives calls in flight `grace_s` to finish.
+
+        Calls that arrive in the very moment of stopping are lost. So where connections have an age, it is awaited
+        first, for as long as inferences come: their clients go elsewhere unharmed.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + grace_s
+        self._health.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(grace_s, self._listen.age_s * _AGE_SPREAD)):
+                await self._intake.quiet(_QUIET_S)
+        await self._server.stop(max(0.0, until_s - loop.time()))
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """The table as gRPC's core asks for it."""
+
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+class _Call:
+    """calls.Call over a context of grpc.aio."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+
+    @property
+    def deadline_s(self) -> float | None:
+        remaining_s = self._context.time_remaining()
+        # The stubs know no call without a deadline; the runtime gives None.
+        if not remaining_s or remaining_s > _FAR_S:
+            return None
+        return asyncio.get_running_loop().time() + remaining_s
+
+    def metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._context.invocation_metadata() or ()
+
+    async def write(self, message: protobuf.Message) -> None:
+        await self._context.write(message)
+
+
+def _handler(path: str, method: calls.Method, compression: grpc.Compression) -> Any:
+    if isinstance(method, calls.Streaming):
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(path, method, compression),
+            request_deserializer=method.request.FromString,
+            response_serializer=_serialize,
+        )
+    return grpc.unary_unary_rpc_method_handler(
+        _unary(path, method), request_deserializer=method.request.FromString, response_serializer=_serialize
+    )
+
+
+def _unary(path: str, method: calls.Unary) -> Any:
+    async def run(request: Any, context: _Context) -> Any:
+        try:
+            return await method.handle(request, _Call(context))
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            await _abort(context, error, path)
+
+    return run
+
+
+def _streaming(path: str, method: calls.Streaming, compression: grpc.Compression) -> Any:
+    async def run(requests: AsyncIterator[Any], context: _Context) -> None:
+        _compress(context, compression)
+        try:
+            await method.handle(requests, _Call(context))
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            await _abort(context, error, path)
+
+    return run
+
+
+def _infer_handler(inference: service.Service, compression: grpc.Compression) -> Any:
+    async def run(request: predict_pb2.ModelInferRequest, context: _Context) -> Any:
+        _compress(context, compression)
+        try:
+            answer = await _infer(inference, request, _Call(context))
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            await _abort(context, error, service.INFER)
+        else:
+            # Not raised: with its own frames it would hold itself, and the request with it.
+            if isinstance(answer, border.InferenceError):
+                await _abort(context, answer, service.INFER)
+            return answer
+
+    return grpc.unary_unary_rpc_method_handler(
+        run, request_deserializer=predict_pb2.ModelInferRequest.FromString, response_serializer=_serialize
+    )
+
+
+async def _infer(
+    inference: service.Service, request: predict_pb2.ModelInferRequest, call: calls.Call
+) -> predict_pb2.ModelInferResponse | border.InferenceError:
+    answered: asyncio.Future[service.Answer] = asyncio.get_running_loop().create_future()
+
+    def done(answer: service.Answer) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    running = inference.infer(request, request.raw_input_contents, call, done)
+    try:
+        answer = await answered
+    finally:
+        running.close()
+    return answer if isinstance(answer, border.InferenceError) else codec.encode(answer)
+
+
+async def _abort(context: _Context, error: Exception, path: str) -> None:
+    """Ends the call with the status of `error`; never returns normally."""
+    if isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError)):
+        raise error
+    code, details = status.of(error, path)
+    await context.abort(code, details)
+
+
+def _compress(context: _Context, compression: grpc.Compression) -> None:
+    if compression is not grpc.Compression.NoCompression:
+        context.set_compression(compression)
+
+
+def _serialize(message: protobuf.Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

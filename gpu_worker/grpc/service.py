@@ -1,0 +1,211 @@
+"""inference.GRPCInferenceService over the engine.
+
+Decides nothing but form. Must never leave a request with the engine that its client has given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NoReturn
+
+from google.protobuf import message as protobuf
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import calls, codec, stream, views
+from gpu_worker.wire import control as wire_control
+from gpu_worker.wire import datatypes, parameters
+from gpu_worker.wire import intake as wire_intake
+from protos.inference.v2 import predict_pb2
+
+NAME = predict_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+INFER = f"/{NAME}/ModelInfer"
+
+Answer = border.InferResponse | border.InferenceError
+
+
+class Service:
+    """The methods of the service; `infer` stands apart, since it is called without a task of its own."""
+
+    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, control: wire_control.Control) -> None:
+        self._engine = engine
+        self._control = control
+        self._intake = intake
+
+    def table(self) -> dict[str, calls.Method]:
+        """Every method but ModelInfer, by path."""
+        unary: dict[str, calls.Handler] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_model_load,
+            "RepositoryModelUnload": self._repository_model_unload,
+            "SystemSharedMemoryStatus": _unserved("system_shared_memory"),
+            "SystemSharedMemoryRegister": _unserved("system_shared_memory"),
+            "SystemSharedMemoryUnregister": _unserved("system_shared_memory"),
+            "CudaSharedMemoryStatus": _unserved("cuda_shared_memory"),
+            "CudaSharedMemoryRegister": _unserved("cuda_shared_memory"),
+            "CudaSharedMemoryUnregister": _unserved("cuda_shared_memory"),
+            "TraceSetting": _unserved("trace"),
+            "LogSettings": _unserved("logging"),
+        }
+        methods: dict[str, calls.Method] = {
+            f"/{NAME}/{name}": calls.Unary(getattr(predict_pb2, f"{name}Request"), handle)
+            for name, handle in unary.items()
+        }
+        methods[f"/{NAME}/ModelStreamInfer"] = calls.Streaming(predict_pb2.ModelInferRequest, self._stream)
+        return methods
+
+    def infer(
+        self,
+        message: predict_pb2.ModelInferRequest,
+        raw: Sequence[border.Buffer],
+        call: calls.Call,
+        done: Callable[[Answer], None],
+    ) -> Inference:
+        """Submits one inference; `raw` holds its raw_input_contents, wherever they were parsed.
+
+        `done` is called once, on the event loop and never before this returns. The caller must `close` what it gets
+        when it has the answer or gives up. Raises InferenceError where nothing was submitted.
+        """
+        inference = Inference(self._intake, done)
+        inference.submit(codec.decode(message, raw, inference), call.deadline_s)
+        return inference
+
+    async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
+        await stream.Stream(self._intake, requests, call).run()
+
+    async def _server_live(self, _request: predict_pb2.ServerLiveRequest, _call: calls.Call) -> protobuf.Message:
+        return predict_pb2.ServerLiveResponse(live=self._engine.live())
+
+    async def _server_ready(self, _request: predict_pb2.ServerReadyRequest, _call: calls.Call) -> protobuf.Message:
+        return predict_pb2.ServerReadyResponse(ready=self._engine.ready())
+
+    async def _model_ready(self, request: predict_pb2.ModelReadyRequest, _call: calls.Call) -> protobuf.Message:
+        version = parameters.check_version(request.version)
+        return predict_pb2.ModelReadyResponse(ready=self._engine.model_ready(request.name, version))
+
+    async def _server_metadata(
+        self, _request: predict_pb2.ServerMetadataRequest, _call: calls.Call
+    ) -> protobuf.Message:
+        metadata = self._engine.server_metadata()
+        return predict_pb2.ServerMetadataResponse(
+            name=metadata.name, version=metadata.version, extensions=metadata.extensions
+        )
+
+    async def _model_metadata(self, request: predict_pb2.ModelMetadataRequest, _call: calls.Call) -> protobuf.Message:
+        version = parameters.check_version(request.version)
+        return views.model(self._engine.model_metadata(request.name, version))
+
+    async def _model_config(self, request: predict_pb2.ModelConfigRequest, _call: calls.Call) -> protobuf.Message:
+        version = parameters.check_version(request.version)
+        return predict_pb2.ModelConfigResponse(config=self._engine.model_config(request.name, version))
+
+    async def _model_statistics(
+        self, request: predict_pb2.ModelStatisticsRequest, _call: calls.Call
+    ) -> protobuf.Message:
+        version = parameters.check_version(request.version)
+        found = self._engine.statistics(request.name, version)
+        return predict_pb2.ModelStatisticsResponse(model_stats=map(views.statistics, found))
+
+    async def _repository_index(
+        self, request: predict_pb2.RepositoryIndexRequest, call: calls.Call
+    ) -> protobuf.Message:
+        self._check(call, request.repository_name)
+        return views.index(self._engine.index(ready=request.ready))
+
+    async def _repository_model_load(
+        self, request: predict_pb2.RepositoryModelLoadRequest, call: calls.Call
+    ) -> protobuf.Message:
+        self._check(call, request.repository_name)
+        given = {name: _repository_parameter(name, value) for name, value in request.parameters.items()}
+        await self._engine.load(request.model_name, given)
+        return predict_pb2.RepositoryModelLoadResponse()
+
+    async def _repository_model_unload(
+        self, request: predict_pb2.RepositoryModelUnloadRequest, call: calls.Call
+    ) -> protobuf.Message:
+        self._check(call, request.repository_name)
+        given = {name: _repository_parameter(name, value) for name, value in request.parameters.items()}
+        dependents = parameters.unload_dependents(given)
+        await self._engine.unload(request.model_name, unload_dependents=dependents)
+        return predict_pb2.RepositoryModelUnloadResponse()
+
+    def _check(self, call: calls.Call, repository: str) -> None:
+        self._control.check(calls.value(call, wire_control.HEADER))
+        if repository:
+            raise border.InferenceError(
+                border.ErrorKind.UNSUPPORTED,
+                f"repository_name '{repository}' is given, but naming a repository is not supported",
+            )
+
+
+class Inference:
+    """One ModelInfer call while the engine has it; takes its one answer."""
+
+    __slots__ = ("_done", "_held_bytes", "_intake", "_request")
+
+    def __init__(self, intake: wire_intake.Intake, done: Callable[[Answer], None]) -> None:
+        self._intake = intake
+        self._done: Callable[[Answer], None] | None = done
+        self._held_bytes = 0
+        self._request: border.InferRequest | None = None
+
+    def submit(self, request: border.InferRequest, deadline_s: float | None) -> None:
+        request.deadline_s = deadline_s
+        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        if not self._intake.hold(size_bytes):
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
+        self._held_bytes = size_bytes
+        try:
+            self._intake.submit(request)
+        except border.InferenceError:
+            self.close()
+            raise
+        self._request = request
+
+    def close(self) -> None:
+        """Gives the request up if it is not answered yet, and its bytes back."""
+        if self._request is not None:
+            self._request.cancelled = True
+        self._intake.let_go(self._held_bytes)
+        self._held_bytes = 0
+        # Else the request, its answer and this would hold each other until garbage is searched for.
+        self._request = self._done = None
+
+    def __call__(self, answer: Answer, *, final: bool = True) -> None:
+        if final:
+            self._intake.finished()
+        done, self._done = self._done, None
+        if done is None:
+            return
+        if not final and isinstance(answer, border.InferResponse):
+            answer = _decoupled(answer.model_name)
+        done(answer)
+
+
+def _decoupled(model: str) -> border.InferenceError:
+    message = f"ModelInfer RPC doesn't support models with decoupled transaction policy, as '{model}'"
+    return border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+
+
+def _unserved(extension: str) -> calls.Handler:
+    """A method of an extension that this server does not have."""
+
+    async def method(_request: Any, _call: calls.Call) -> NoReturn:
+        message = f"This server does not support the {extension} extension"
+        raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+
+    return method
+
+
+def _repository_parameter(name: str, value: predict_pb2.ModelRepositoryParameter) -> border.Parameter | bytes:
+    choice = value.WhichOneof("parameter_choice")
+    if choice is None:
+        raise datatypes.refused(f"parameter '{name}' has an invalid type: no value is set")
+    found: border.Parameter | bytes = getattr(value, choice)
+    return found
