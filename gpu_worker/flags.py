@@ -253,40 +253,48 @@ IGNORED = {
 }
 """Flags that are accepted and change nothing, with the reason."""
 
-REFUSED = (
-    "allow-client-shm",
-    "allow-sagemaker",
-    "allow-vertex-ai",
-    "cache-config",
-    "cache-directory",
-    "grpc-header-forward-pattern",
-    "grpc-restricted-protocol",
-    "host-policy",
-    "http-header-forward-pattern",
-    "http-restricted-api",
-    "log-file",
-    "metrics-config",
-    "model-config-name",
-    "model-load-gpu-limit",
-    "model-load-retry-count",
-    "model-namespacing",
-    "rate-limit",
-    "rate-limit-resource",
-    "response-cache-byte-size",
-    "sagemaker-port",
-    "sagemaker-safe-port-range",
-    "sagemaker-thread-count",
-    "trace-config",
-    "trace-count",
-    "trace-file",
-    "trace-level",
-    "trace-log-frequency",
-    "trace-rate",
-    "vertex-ai-default-model",
-    "vertex-ai-port",
-    "vertex-ai-thread-count",
-)
-"""Flags that would change the server's behaviour in ways it does not have."""
+_NO_FORWARDING = "headers are not passed on to models"
+_NO_RESTRICTION = "no call can be restricted one by one: --control-token-file guards the repository calls"
+_NO_TRACE = "no traces are written"
+_NO_SAGEMAKER = "there is no SageMaker front"
+_NO_VERTEX = "there is no Vertex AI front"
+_NO_CACHE = "answers are not cached yet"
+_NO_RATE_LIMIT = "executions are not limited yet: instances run as soon as they are free"
+
+REFUSED = {
+    "allow-client-shm": "tensors in shared memory are not read yet",
+    "allow-sagemaker": _NO_SAGEMAKER,
+    "allow-vertex-ai": _NO_VERTEX,
+    "cache-config": _NO_CACHE,
+    "cache-directory": _NO_CACHE,
+    "grpc-header-forward-pattern": _NO_FORWARDING,
+    "grpc-restricted-protocol": _NO_RESTRICTION,
+    "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
+    "http-header-forward-pattern": _NO_FORWARDING,
+    "http-restricted-api": _NO_RESTRICTION,
+    "log-file": "logs go to stderr: redirect it",
+    "metrics-config": "which metrics there are cannot be chosen",
+    "model-config-name": "each model has one configuration, config.pbtxt",
+    "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
+    "model-load-retry-count": "a failed load is not tried again by itself",
+    "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
+    "rate-limit": _NO_RATE_LIMIT,
+    "rate-limit-resource": _NO_RATE_LIMIT,
+    "response-cache-byte-size": _NO_CACHE,
+    "sagemaker-port": _NO_SAGEMAKER,
+    "sagemaker-safe-port-range": _NO_SAGEMAKER,
+    "sagemaker-thread-count": _NO_SAGEMAKER,
+    "trace-config": _NO_TRACE,
+    "trace-count": _NO_TRACE,
+    "trace-file": _NO_TRACE,
+    "trace-level": _NO_TRACE,
+    "trace-log-frequency": _NO_TRACE,
+    "trace-rate": _NO_TRACE,
+    "vertex-ai-default-model": _NO_VERTEX,
+    "vertex-ai-port": _NO_VERTEX,
+    "vertex-ai-thread-count": _NO_VERTEX,
+}
+"""Flags that would change the server's behaviour in ways it does not have, with the reason."""
 
 _OFF = {"rate-limit": "off", "trace-level": "OFF", "model-load-retry-count": "0"}
 """Values that ask of a refused flag nothing but what is so anyway; booleans have `false`."""
@@ -298,10 +306,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Exits with help or a usage error as argparse does. Raises InferenceError UNSUPPORTED for a refused flag.
     """
     found = _parser().parse_args(arguments)
-    for name in REFUSED:
+    for name, why in REFUSED.items():
         for value in getattr(found, _key(name)) or ():
             if value.lower() not in ("false", "0", _OFF.get(name, "false").lower()):
-                message = f"--{name}={value} is not supported by this server: leave the flag out"
+                message = f"--{name}={value} is not supported by this server ({why}): leave the flag out"
                 raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
     return found, [name for name in IGNORED if getattr(found, _key(name)) is not None]
 

@@ -31,11 +31,11 @@ def text() -> str:
     lines += [
         "## Refused at the start",
         "",
-        "They would change what the server does, and this version does not do it.",
+        "They would change what the server does, and this version does not do it. A value that turns off what is not there is fine.",
         "",
+        *_refused(),
     ]
-    lines += [", ".join(f"`--{name}`" for name in flags.REFUSED) + "."]
-    lines += ["", "## Metrics", "", *_metrics()]
+    lines += ["## Metrics", "", *_metrics()]
     lines += ["", _LEAVING]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -61,4 +61,10 @@ def _metrics() -> Iterator[str]:
 def _ignored() -> Iterator[str]:
     yield from ("| flag | why it changes nothing |", "| --- | --- |")
     yield from (f"| `--{name}` | {markdown.cell(why)} |" for name, why in flags.IGNORED.items())
+    yield ""
+
+
+def _refused() -> Iterator[str]:
+    yield from ("| flag | why |", "| --- | --- |")
+    yield from (f"| `--{name}` | {markdown.cell(why)} |" for name, why in flags.REFUSED.items())
     yield ""

@@ -73,6 +73,7 @@ def test_what_is_not_done_is_refused_by_name(name: str) -> None:
     error = refusal(f"--{name}=some")
     assert error.kind is border.ErrorKind.UNSUPPORTED
     assert f"--{name}" in error.message
+    assert flags.REFUSED[name] in error.message
 
 
 @pytest.mark.parametrize("argument", ["--allow-vertex-ai=false", "--rate-limit=off", "--model-namespacing=0"])
