@@ -169,7 +169,7 @@ class Fronts:
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
-        self._engine.leave("")
+        await self._engine.leave("")
         for server in self._servers:
             server.drain()
         with contextlib.suppress(TimeoutError):

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, registry
-from gpu_worker.engine import border, delivery, scheduler
+from gpu_worker.engine import border, delivery, departures, scheduler
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
 from protos.inference.v2 import model_config_pb2
@@ -31,9 +31,6 @@ _EXTENSIONS = (
     "statistics",
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
-
-_REMEMBERED = 4096
-
 log = structlog.get_logger(__name__)
 
 
@@ -76,8 +73,7 @@ class Core(border.Engine):
         self._options = options
         self._models = models
         self._expected: set[str] = set()
-        self._leaving: set[str] = set()
-        self._all_leave = False
+        self.departures = departures.Departures(lambda name: bool(models.versions(name)))
         self._started = False
         self._stopping = False
 
@@ -139,56 +135,51 @@ class Core(border.Engine):
             raise scheduler.stopping()
         return self._models.version_for_inference(request.model, request.version).scheduler
 
-    def live(self) -> bool:
+    async def live(self) -> bool:
         return True
 
-    def ready(self) -> bool:
-        if not self._started or self._stopping or self._all_leave:
+    async def ready(self) -> bool:
+        if not self._started or self._stopping or self.departures.all_leave:
             return False
         return not self._options.strict_readiness or all(self._models.ready(name, "") for name in self._expected)
 
-    def server_metadata(self) -> border.ServerMetadata:
+    async def server_metadata(self) -> border.ServerMetadata:
         return border.ServerMetadata(
             self._options.server_id or self._options.server_name, self._options.server_version, _EXTENSIONS
         )
 
-    def model_ready(self, name: str, version: str) -> bool:
+    async def model_ready(self, name: str, version: str) -> bool:
         return self._models.ready(name, version)
 
-    def model_metadata(self, name: str, version: str) -> border.ModelMetadata:
+    async def model_metadata(self, name: str, version: str) -> border.ModelMetadata:
         return self._models.version(name, version).spec.metadata(self._models.versions(name))
 
-    def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
+    async def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
         return self._models.version(name, version).config
 
-    def statistics(self, name: str, version: str) -> Sequence[border.ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> Sequence[border.ModelStatistics]:
         return self._models.statistics(name, version)
 
-    def index(self, *, ready: bool) -> Sequence[border.IndexEntry]:
+    async def index(self, *, ready: bool) -> Sequence[border.IndexEntry]:
         return self._models.index(ready=ready)
 
     async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         self._require_control()
         await self._models.load(name, parameters)
-        self._leaving.discard(name)
+        self.departures.stay(name)
 
-    def leave(self, model: str) -> None:
-        if not model:
-            self._all_leave = True
-        elif self._models.versions(model):
-            self._leaving.add(model)
-        if len(self._leaving) > _REMEMBERED:
-            self._leaving = {name for name in self._leaving if self._models.versions(name)}
+    async def leave(self, model: str) -> None:
+        self.departures.leave(model)
 
     def leaving(self, model: str) -> bool:
-        return self._all_leave or model in self._leaving
+        return self.departures.leaving(model)
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None:
         """Only ensembles have dependents, and those are refused at load: `unload_dependents` changes nothing."""
         del unload_dependents
         self._require_control()
         self._expected.discard(name)
-        self.leave(name)
+        self.departures.leave(name)
         await self._models.unload(name)
 
     def _require_control(self) -> None:

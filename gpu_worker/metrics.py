@@ -11,7 +11,8 @@ import concurrent.futures
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -113,6 +114,7 @@ class Metrics:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "metrics")
         self._readings: list[machine.Reading] = []
         self._read_at_s: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._failures: dict[tuple[str, str], Mapping[str, int]] = {}
 
     def parallel(self, request: messages.Request) -> bool:  # noqa: ARG002 - the application's shape
@@ -128,33 +130,46 @@ class Metrics:
         elif request.method not in route.verbs:
             request.answer(api.not_allowed(route))
         elif self._fresh():
-            request.answer(self._response())
+            self._spawn(self._answer(request))
         else:
             self._read_at_s = time.monotonic()
-            reading = asyncio.get_running_loop().run_in_executor(self._thread, self._machine.read)
-            reading.add_done_callback(lambda done: self._take(request, done))
+            self._spawn(self._read_and_answer(request))
 
     def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def text(self) -> str:
+    async def text(self) -> str:
         """The exposition as it is now, with the machine as last read."""
-        found = self._engine.statistics("", "")
+        found = await self._engine.statistics("", "")
         return "".join([*_models(found), *_latency(found), *self._failed(found), *_readings(self._readings)])
 
     def _fresh(self) -> bool:
         read_at_s = self._read_at_s
         return read_at_s is not None and time.monotonic() - read_at_s < self._switches.interval_s
 
-    def _take(self, request: messages.Request, done: asyncio.Future[list[machine.Reading]]) -> None:
-        try:
-            self._readings = done.result()
-        except (Exception, asyncio.CancelledError):
-            log.exception("metrics.machine_unreadable")
-        request.answer(self._response())
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _response(self) -> messages.Response:
-        return messages.Response(200, (self.text().encode(),), CONTENT_TYPE)
+    async def _read_and_answer(self, request: messages.Request) -> None:
+        try:
+            self._readings = await asyncio.get_running_loop().run_in_executor(self._thread, self._machine.read)
+        except Exception:
+            log.exception("metrics.machine_unreadable")
+        await self._answer(request)
+
+    async def _answer(self, request: messages.Request) -> None:
+        try:
+            response = messages.Response(200, ((await self.text()).encode(),), CONTENT_TYPE)
+        except border.InferenceError as error:
+            response = messages.failure(error)
+        except Exception:
+            log.exception("metrics.failed")
+            response = messages.refusal(500, "Internal error; the server's log says more")
+        request.answer(response)
 
     def _failed(self, found: Sequence[border.ModelStatistics]) -> Iterable[str]:
         """Failure counters outlive their model, as dashboards expect."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from protos.inference.v2 import model_config_pb2
@@ -85,8 +85,9 @@ class InferRequest:
     """One inference as a front understood it.
 
     `version` is empty for "highest served". `outputs` empty means all. `deadline_s` is on the monotonic clock of the
-    event loop, None for never. A front sets `cancelled` when its client has gone; the engine drops such a request before
-    it runs.
+    event loop, None for never. A front calls `cancel` when its client has gone; the engine drops such a request before
+    it runs. Once submitted the request is the engine's, which may take its inputs away and hear of the cancellation
+    through `on_cancel`.
     """
 
     model: str
@@ -98,6 +99,14 @@ class InferRequest:
     reply: Reply
     deadline_s: float | None = None
     cancelled: bool = False
+    on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more. Harmless once it is there, and when called again."""
+        if not self.cancelled:
+            self.cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,33 +197,36 @@ class ModelStatistics:
 
 
 class Engine(Protocol):
-    """All that a front may ask. Lookups raise InferenceError; nothing here blocks the event loop."""
+    """All that a front may ask. Lookups raise InferenceError; nothing here blocks the event loop.
+
+    The engine may be another process: arguments and results are plain values, and all that needs its answer is awaited.
+    """
 
     def submit(self, requests: Sequence[InferRequest]) -> None: ...
 
-    def live(self) -> bool: ...
+    async def live(self) -> bool: ...
 
-    def ready(self) -> bool: ...
+    async def ready(self) -> bool: ...
 
-    def server_metadata(self) -> ServerMetadata: ...
+    async def server_metadata(self) -> ServerMetadata: ...
 
-    def model_ready(self, name: str, version: str) -> bool: ...
+    async def model_ready(self, name: str, version: str) -> bool: ...
 
-    def model_metadata(self, name: str, version: str) -> ModelMetadata: ...
+    async def model_metadata(self, name: str, version: str) -> ModelMetadata: ...
 
-    def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig: ...
+    async def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig: ...
 
-    def statistics(self, name: str, version: str) -> Sequence[ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> Sequence[ModelStatistics]:
         """Of one model (all versions, or one), or of all models when `name` is empty."""
         ...
 
-    def index(self, *, ready: bool) -> Sequence[IndexEntry]: ...
+    async def index(self, *, ready: bool) -> Sequence[IndexEntry]: ...
 
     async def load(self, name: str, parameters: Mapping[str, Parameter | bytes]) -> None:
         """Returns once the model is ready. `config` (JSON) and `file:<path>` (bytes) are the known parameters."""
         ...
 
-    def leave(self, model: str) -> None:
+    async def leave(self, model: str) -> None:
         """Clients of the model (empty: all clients) are to go elsewhere from now on; it serves as before.
 
         Holds until the model is loaded again; an unload begins with it.
@@ -222,7 +234,7 @@ class Engine(Protocol):
         ...
 
     def leaving(self, model: str) -> bool:
-        """Whether the model's clients are to go elsewhere."""
+        """Whether the model's clients are to go elsewhere; asked with every answer, so known without waiting."""
         ...
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None:

@@ -38,13 +38,13 @@ class Health:
     async def _check(self, request: health_pb2.HealthCheckRequest, _call: calls.Call) -> health_pb2.HealthCheckResponse:
         if request.service not in _SERVICES:
             raise border.InferenceError(border.ErrorKind.NOT_FOUND, f"unknown service '{request.service}'")
-        return self._response(request.service)
+        return await self._response(request.service)
 
     async def _watch(self, requests: AsyncIterator[health_pb2.HealthCheckRequest], call: calls.Call) -> None:
         request = await anext(requests)
         told = None
         while True:
-            response = self._response(request.service)
+            response = await self._response(request.service)
             if response != told:
                 await call.write(response)
                 told = response
@@ -60,8 +60,8 @@ class Health:
         except TimeoutError:
             return
 
-    def _response(self, name: str) -> health_pb2.HealthCheckResponse:
+    async def _response(self, name: str) -> health_pb2.HealthCheckResponse:
         if name not in _SERVICES:
             return _Status(status=_Status.SERVICE_UNKNOWN)
-        serving = self._engine.ready() and not self._stopped.is_set()
+        serving = not self._stopped.is_set() and await self._engine.ready()
         return _Status(status=_Status.SERVING if serving else _Status.NOT_SERVING)

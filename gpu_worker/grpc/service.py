@@ -80,43 +80,43 @@ class Service:
         await stream.Stream(self._intake, requests, call).run()
 
     async def _server_live(self, _request: predict_pb2.ServerLiveRequest, _call: calls.Call) -> protobuf.Message:
-        return predict_pb2.ServerLiveResponse(live=self._engine.live())
+        return predict_pb2.ServerLiveResponse(live=await self._engine.live())
 
     async def _server_ready(self, _request: predict_pb2.ServerReadyRequest, _call: calls.Call) -> protobuf.Message:
-        return predict_pb2.ServerReadyResponse(ready=self._engine.ready())
+        return predict_pb2.ServerReadyResponse(ready=await self._engine.ready())
 
     async def _model_ready(self, request: predict_pb2.ModelReadyRequest, _call: calls.Call) -> protobuf.Message:
         version = parameters.check_version(request.version)
-        return predict_pb2.ModelReadyResponse(ready=self._engine.model_ready(request.name, version))
+        return predict_pb2.ModelReadyResponse(ready=await self._engine.model_ready(request.name, version))
 
     async def _server_metadata(
         self, _request: predict_pb2.ServerMetadataRequest, _call: calls.Call
     ) -> protobuf.Message:
-        metadata = self._engine.server_metadata()
+        metadata = await self._engine.server_metadata()
         return predict_pb2.ServerMetadataResponse(
             name=metadata.name, version=metadata.version, extensions=metadata.extensions
         )
 
     async def _model_metadata(self, request: predict_pb2.ModelMetadataRequest, _call: calls.Call) -> protobuf.Message:
         version = parameters.check_version(request.version)
-        return views.model(self._engine.model_metadata(request.name, version))
+        return views.model(await self._engine.model_metadata(request.name, version))
 
     async def _model_config(self, request: predict_pb2.ModelConfigRequest, _call: calls.Call) -> protobuf.Message:
         version = parameters.check_version(request.version)
-        return predict_pb2.ModelConfigResponse(config=self._engine.model_config(request.name, version))
+        return predict_pb2.ModelConfigResponse(config=await self._engine.model_config(request.name, version))
 
     async def _model_statistics(
         self, request: predict_pb2.ModelStatisticsRequest, _call: calls.Call
     ) -> protobuf.Message:
         version = parameters.check_version(request.version)
-        found = self._engine.statistics(request.name, version)
+        found = await self._engine.statistics(request.name, version)
         return predict_pb2.ModelStatisticsResponse(model_stats=map(views.statistics, found))
 
     async def _repository_index(
         self, request: predict_pb2.RepositoryIndexRequest, call: calls.Call
     ) -> protobuf.Message:
         self._check(call, request.repository_name)
-        return views.index(self._engine.index(ready=request.ready))
+        return views.index(await self._engine.index(ready=request.ready))
 
     async def _repository_model_load(
         self, request: predict_pb2.RepositoryModelLoadRequest, call: calls.Call
@@ -171,7 +171,7 @@ class Inference:
     def close(self) -> None:
         """Gives the request up if it is not answered yet, and its bytes back."""
         if self._request is not None:
-            self._request.cancelled = True
+            self._request.cancel()
         self._intake.let_go(self._held_bytes)
         self._held_bytes = 0
         # Else the request, its answer and this would hold each other until garbage is searched for.

@@ -124,7 +124,7 @@ class _Slot:
 
     def give_up(self) -> None:
         if self._request is not None:
-            self._request.cancelled = True
+            self._request.cancel()
 
     def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
         if final:

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 _FILE = "file:"
 
+_Work = Coroutine[Any, Any, messages.Response]
+
 
 class Api:
     """The application of the API port; `stop` and `close` end what still runs."""
@@ -39,8 +41,7 @@ class Api:
         self._control = control
         self._infer = infer.Infer(engine, intake, body_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._handlers: dict[Endpoint, Callable[[messages.Request, routes.Route], None]] = {
-            Endpoint.INFER: self._infer.handle,
+        self._calls: dict[Endpoint, Callable[[messages.Request, routes.Route], _Work]] = {
             Endpoint.LIVE: self._live,
             Endpoint.READY: self._ready,
             Endpoint.SERVER: self._server,
@@ -71,14 +72,16 @@ class Api:
         elif route.endpoint in routes.UNSERVED:
             message = f"This server does not support the {route.endpoint.value}"
             request.answer(messages.failure(border.InferenceError(border.ErrorKind.UNSUPPORTED, message)))
-        else:
+        elif route.endpoint is Endpoint.INFER:
             try:
-                self._handlers[route.endpoint](request, route)
+                self._infer.handle(request, route)
             except border.InferenceError as error:
                 request.answer(messages.failure(error))
+        else:
+            self._spawn(request, self._calls[route.endpoint](request, route))
 
     async def stop(self) -> None:
-        """Gives up what still loads or unloads; its clients are told."""
+        """Gives up the calls that still run; their clients are told."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -87,55 +90,57 @@ class Api:
         """Ends the threads; to be called once no connection waits for an answer."""
         self._infer.close()
 
-    def _live(self, request: messages.Request, _route: routes.Route) -> None:
-        request.answer(messages.Response(200 if self._engine.live() else 400))
+    async def _live(self, _request: messages.Request, _route: routes.Route) -> messages.Response:
+        return messages.Response(200 if await self._engine.live() else 400)
 
-    def _ready(self, request: messages.Request, _route: routes.Route) -> None:
-        request.answer(messages.Response(200 if self._engine.ready() else 400))
+    async def _ready(self, _request: messages.Request, _route: routes.Route) -> messages.Response:
+        return messages.Response(200 if await self._engine.ready() else 400)
 
-    def _server(self, request: messages.Request, _route: routes.Route) -> None:
-        request.answer(messages.ok(views.server(self._engine.server_metadata())))
+    async def _server(self, _request: messages.Request, _route: routes.Route) -> messages.Response:
+        return messages.ok(views.server(await self._engine.server_metadata()))
 
-    def _model(self, request: messages.Request, route: routes.Route) -> None:
-        request.answer(messages.ok(views.model(self._engine.model_metadata(route.model, route.version))))
+    async def _model(self, _request: messages.Request, route: routes.Route) -> messages.Response:
+        return messages.ok(views.model(await self._engine.model_metadata(route.model, route.version)))
 
-    def _model_ready(self, request: messages.Request, route: routes.Route) -> None:
-        ready = self._engine.model_ready(route.model, route.version)
-        request.answer(messages.ok() if ready else messages.refusal(400, "Model version not ready"))
+    async def _model_ready(self, _request: messages.Request, route: routes.Route) -> messages.Response:
+        ready = await self._engine.model_ready(route.model, route.version)
+        return messages.ok() if ready else messages.refusal(400, "Model version not ready")
 
-    def _config(self, request: messages.Request, route: routes.Route) -> None:
-        request.answer(messages.ok(views.plain(self._engine.model_config(route.model, route.version))))
+    async def _config(self, _request: messages.Request, route: routes.Route) -> messages.Response:
+        return messages.ok(views.plain(await self._engine.model_config(route.model, route.version)))
 
-    def _statistics(self, request: messages.Request, route: routes.Route) -> None:
-        found = self._engine.statistics(route.model, route.version)
-        request.answer(messages.ok({"model_stats": [views.statistics(of) for of in found]}))
+    async def _statistics(self, _request: messages.Request, route: routes.Route) -> messages.Response:
+        found = await self._engine.statistics(route.model, route.version)
+        return messages.ok({"model_stats": [views.statistics(of) for of in found]})
 
-    def _index(self, request: messages.Request, _route: routes.Route) -> None:
+    async def _index(self, request: messages.Request, _route: routes.Route) -> messages.Response:
         self._check_control(request)
         ready = _body(request).get("ready", False)
         if not isinstance(ready, bool):
             raise datatypes.refused("Unable to parse 'ready': must be a boolean")
-        request.answer(messages.ok([views.index(entry) for entry in self._engine.index(ready=ready)]))
+        return messages.ok([views.index(entry) for entry in await self._engine.index(ready=ready)])
 
-    def _load(self, request: messages.Request, route: routes.Route) -> None:
+    async def _load(self, request: messages.Request, route: routes.Route) -> messages.Response:
         self._check_control(request)
-        self._spawn(request, self._engine.load(route.model, _load_parameters(request)))
+        await self._engine.load(route.model, _load_parameters(request))
+        return messages.ok()
 
-    def _unload(self, request: messages.Request, route: routes.Route) -> None:
+    async def _unload(self, request: messages.Request, route: routes.Route) -> messages.Response:
         self._check_control(request)
         dependents = parameters.unload_dependents(_parameters(request))
-        self._spawn(request, self._engine.unload(route.model, unload_dependents=dependents))
+        await self._engine.unload(route.model, unload_dependents=dependents)
+        return messages.ok()
 
-    def _leave(self, request: messages.Request, route: routes.Route) -> None:
+    async def _leave(self, request: messages.Request, route: routes.Route) -> messages.Response:
         self._check_control(request)
-        self._engine.leave(route.model)
-        request.answer(messages.ok())
+        await self._engine.leave(route.model)
+        return messages.ok()
 
     def _check_control(self, request: messages.Request) -> None:
         self._control.check(request.headers.get(wire_control.HEADER.encode(), b""))
 
-    def _spawn(self, request: messages.Request, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(_answer_after(request, work))
+    def _spawn(self, request: messages.Request, work: _Work) -> None:
+        task = asyncio.get_running_loop().create_task(_answer_with(request, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -145,19 +150,18 @@ def not_allowed(route: routes.Route) -> messages.Response:
     return messages.refusal(405, "Method Not Allowed", b"Allow: %b\r\n" % b", ".join(route.verbs))
 
 
-async def _answer_after(request: messages.Request, work: Coroutine[Any, Any, None]) -> None:
+async def _answer_with(request: messages.Request, work: _Work) -> None:
     try:
-        await work
+        response = await work
     except border.InferenceError as error:
-        request.answer(messages.failure(error))
+        response = messages.failure(error)
     except asyncio.CancelledError:
         request.answer(messages.refusal(503, wire_intake.STOPPING))
         raise
     except Exception:
-        log.exception("http.repository_call_failed")
-        request.answer(messages.refusal(500, "Internal error; the server's log says more"))
-    else:
-        request.answer(messages.ok())
+        log.exception("http.call_failed")
+        response = messages.refusal(500, "Internal error; the server's log says more")
+    request.answer(response)
 
 
 def _body(request: messages.Request) -> dict[str, Any]:

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _LARGE_BYTES = 2**20
 _THREADS = 2
+_Decode = Callable[[border.Buffer], decoding.Inference]
 _ENCODINGS = b"Accept-Encoding: gzip, deflate\r\n"
 
 
@@ -33,28 +34,50 @@ class Infer:
         self._engine = engine
         self._intake = intake
         self._body_bytes = body_bytes
+        self._asking: set[asyncio.Task[None]] = set()
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "http-codec")
 
     def handle(self, request: messages.Request, route: routes.Route) -> None:
         """Decodes and submits. Raises InferenceError for what is wrong at first sight."""
-        coding = request.headers.get(b"content-encoding", b"").decode("latin-1").lower()
         json_bytes = _json_bytes(request)
-        large = bool(coding) or (len(request.body) if json_bytes is None else json_bytes) > _LARGE_BYTES
-        decode = functools.partial(self._decode, request, route, coding)
-        self._perform(request, decode, functools.partial(self._submit, request, route), in_thread=large)
+        size_bytes = len(request.body) if json_bytes is None else json_bytes
+        if size_bytes:
+            decode = functools.partial(decoding.decode, route.model, json_bytes=json_bytes)
+            self._begin(request, route, decode, large=size_bytes > _LARGE_BYTES)
+        else:
+            task = asyncio.get_running_loop().create_task(self._handle_raw(request, route))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
 
     def close(self) -> None:
+        for task in self._asking:
+            task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, request: messages.Request, route: routes.Route, coding: str) -> decoding.Inference:
+    async def _handle_raw(self, request: messages.Request, route: routes.Route) -> None:
+        """A body without JSON: what it holds, the model says."""
+        try:
+            metadata = await self._engine.model_metadata(route.model, route.version)
+            config = await self._engine.model_config(route.model, route.version)
+        except border.InferenceError as error:
+            request.answer(messages.failure(error))
+        except asyncio.CancelledError:
+            request.answer(messages.refusal(503, wire_intake.STOPPING))
+            raise
+        else:
+            decode = functools.partial(decoding.decode_raw, metadata, batched=config.max_batch_size > 0)
+            self._begin(request, route, decode, large=False)
+
+    def _begin(self, request: messages.Request, route: routes.Route, decode: _Decode, *, large: bool) -> None:
+        coding = request.headers.get(b"content-encoding", b"").decode("latin-1").lower()
+        work = functools.partial(self._decode, request, decode, coding)
+        submit = functools.partial(self._submit, request, route)
+        self._perform(request, work, submit, in_thread=large or bool(coding))
+
+    def _decode(self, request: messages.Request, decode: _Decode, coding: str) -> decoding.Inference:
         body = compression.inflate(request.body, coding, self._body_bytes)
         request.body = b""
-        json_bytes = _json_bytes(request)
-        if json_bytes == 0 or (json_bytes is None and not len(body)):
-            metadata = self._engine.model_metadata(route.model, route.version)
-            batched = self._engine.model_config(route.model, route.version).max_batch_size > 0
-            return decoding.decode_raw(metadata, body, batched=batched)
-        return decoding.decode(route.model, body, json_bytes)
+        return decode(body)
 
     def _submit(self, request: messages.Request, route: routes.Route, inference: decoding.Inference) -> None:
         reply = _Reply(self, request, inference.wishes)
@@ -132,7 +155,7 @@ class _Reply:
 
     def _refuse_stream(self, model: str) -> None:
         if self._request.inference is not None:
-            self._request.inference.cancelled = True
+            self._request.inference.cancel()
         message = (
             f"HTTP doesn't support models with decoupled transaction policy, which '{model}' has; use gRPC streaming"
         )

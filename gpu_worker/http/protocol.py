@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
             self._let_go(exchange)
         for exchange in self._answering:
             if exchange.request.inference is not None:
-                exchange.request.inference.cancelled = True
+                exchange.request.inference.cancel()
         self._waiting.clear()
         self._server.left(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,11 @@ class Client:
     async def ask(self, model: str, *arrays: Any, **fields: Any) -> Answer:
         return (await self.ask_all([self.prepare(model, *arrays, **fields)]))[0]
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, holds: Callable[[], bool | Awaitable[bool]]) -> None:
         """Lets the loop turn until the world is as wanted."""
         turned = asyncio.Event()
         async with asyncio.timeout(WIDE_S):
-            while not holds():
+            while not (await found if isinstance(found := holds(), Awaitable) else found):
                 asyncio.get_running_loop().call_later(0.005, turned.set)
                 await turned.wait()
                 turned.clear()

@@ -37,7 +37,7 @@ async def test_a_model_runs_on_cuda(repository: pathlib.Path) -> None:
         row = np.arange(4, dtype=np.float32).reshape(1, 4)
         answers = await asking.ask_all([asking.prepare("m", row, row) for _ in range(8)])
         assert [client.array(each, "OUTPUT0").tolist() for each in answers] == [(2 * row).tolist()] * 8
-        assert set(asking.engine.statistics("m", "")[0].memory_bytes) == {("GPU", 0)}
+        assert set((await asking.engine.statistics("m", ""))[0].memory_bytes) == {("GPU", 0)}
 
 
 @pytest.mark.gpu
@@ -46,6 +46,6 @@ async def test_instances_without_a_kind_choose_cuda(repository: pathlib.Path) ->
     onnx_models.put(repository, "m", onnx_models.weights(64))
     async with client.running(repository, control=client.EXPLICIT) as asking:
         await asking.engine.load("m", {})
-        group = asking.engine.model_config("m", "").instance_group[0]
+        group = (await asking.engine.model_config("m", "")).instance_group[0]
         assert group.kind == group.KIND_GPU
-        assert asking.engine.statistics("m", "")[0].memory_bytes["GPU", 0] > 32 << 20
+        assert (await asking.engine.statistics("m", ""))[0].memory_bytes["GPU", 0] > 32 << 20

@@ -23,7 +23,17 @@ async def test_every_fixed_size_datatype_goes_through(datatype: str, repository:
         got = client.array(await asking.ask("m", sent, datatype=datatype))
         assert got.dtype == sent.dtype
         assert got.tolist() == sent.tolist()
-        assert asking.engine.model_metadata("m", "").inputs == (border.TensorMetadata("INPUT", datatype, (-1, 4)),)
+        assert (await asking.engine.model_metadata("m", "")).inputs == (
+            border.TensorMetadata("INPUT", datatype, (-1, 4)),
+        )
+
+
+async def _none_waits(asking: client.Client, model: str) -> bool:
+    return (await asking.engine.statistics(model, ""))[0].pending == 0
+
+
+async def _unready(asking: client.Client) -> bool:
+    return not await asking.engine.ready()
 
 
 async def test_strings_go_through_alone_and_together(repository: pathlib.Path) -> None:
@@ -42,7 +52,7 @@ async def test_a_request_with_unreadable_strings_fails_alone(repository: pathlib
         first, broken, last = await asking.ask_all(prepared)
         assert [client.array(each).tolist() for each in (first, last)] == [[["a"]], [["c"]]]
         assert client.refusal(broken).message.startswith("[request id: r] incomplete string data for inference input")
-        (counted,) = asking.engine.statistics("m", "1")
+        (counted,) = await asking.engine.statistics("m", "1")
         assert (counted.success.count, counted.failures["OTHER"]) == (2, 1)
 
 
@@ -55,7 +65,7 @@ async def test_requests_handed_over_together_share_a_batch(repository: pathlib.P
         for row, answer in zip(rows, answers, strict=True):
             assert client.array(answer, "OUTPUT0").tolist() == (2 * row + 1).tolist()
             assert client.array(answer, "OUTPUT1").tolist() == np.full_like(row, -1).tolist()
-        (counted,) = asking.engine.statistics("m", "")
+        (counted,) = await asking.engine.statistics("m", "")
         assert (counted.inference_count, counted.execution_count, counted.success.count) == (10, 2, 4)
         assert [each.batch_size for each in counted.batches] == [2, 8]
 
@@ -66,7 +76,7 @@ async def test_other_shapes_do_not_share_a_batch(repository: pathlib.Path) -> No
         rows = [np.ones((1, width), np.float32) for width in (3, 3, 5)]
         answers = await asking.ask_all([asking.prepare("m", row) for row in rows])
         assert [client.array(answer).shape for answer in answers] == [(1, 3), (1, 3), (1, 5)]
-        assert asking.engine.statistics("m", "")[0].execution_count == 2
+        assert (await asking.engine.statistics("m", ""))[0].execution_count == 2
 
 
 async def test_a_single_request_is_not_copied_and_its_batch_is(repository: pathlib.Path) -> None:
@@ -117,7 +127,7 @@ async def test_a_failing_run_fails_its_batch_and_the_model_goes_on(repository: p
         assert failed.kind is border.ErrorKind.INTERNAL
         assert failed.message.startswith("[request id: x] onnx runtime error: ")
         assert client.array(await asking.ask("m", [[3]], datatype="INT64")).tolist() == [[30]]
-        (counted,) = asking.engine.statistics("m", "")
+        (counted,) = await asking.engine.statistics("m", "")
         assert (counted.success.count, counted.fail.count, counted.failures["BACKEND"]) == (1, 1, 1)
 
 
@@ -145,7 +155,7 @@ async def _occupied(asking: client.Client, model: str) -> asyncio.Future[client.
     """Makes the model's one instance run for a while."""
     request, answered = asking.prepare(model, np.ones((1, 4)))
     asking.engine.submit([request])
-    await asking.until(lambda: asking.engine.statistics(model, "")[0].pending == 0)
+    await asking.until(lambda: _none_waits(asking, model))
     return answered
 
 
@@ -158,13 +168,13 @@ async def test_the_cancelled_and_the_late_never_run(repository: pathlib.Path) ->
         late = asking.prepare("m", np.ones((1, 4)), deadline_s=asyncio.get_running_loop().time())
         gone = asking.prepare("m", np.ones((1, 4)))
         good = asking.prepare("m", np.ones((1, 4)))
-        gone[0].cancelled = True
+        gone[0].cancel()
         answers = await asking.ask_all([late, gone, good])
         assert client.refusal(answers[0]).message == "[request id: r] Request timeout expired"
         assert client.refusal(answers[0]).kind is border.ErrorKind.UNAVAILABLE
         assert client.refusal(answers[1]).kind is border.ErrorKind.CANCELLED
         assert client.array(answers[2]).shape == client.array(await running).shape
-        (counted,) = asking.engine.statistics("m", "")
+        (counted,) = await asking.engine.statistics("m", "")
         assert counted.execution_count == 2
         assert (counted.failures["REJECTED"], counted.failures["CANCELED"]) == (1, 1)
 
@@ -183,7 +193,7 @@ async def test_a_deadline_ends_waiting_for_company(repository: pathlib.Path) -> 
         full = await asking.ask("m", np.ones((7, 4)))
         assert client.array(full).shape == (7, 4)
         assert client.array(await patient[1]).shape == (1, 4)
-        assert asking.engine.statistics("m", "")[0].execution_count == 1
+        assert (await asking.engine.statistics("m", ""))[0].execution_count == 1
 
 
 @pytest.mark.slow
@@ -222,7 +232,7 @@ async def test_drain_answers_what_was_accepted_and_refuses_the_rest(repository: 
         request, queued = asking.prepare("m", np.ones((1, 4)))
         asking.engine.submit([request])
         draining = asyncio.ensure_future(asking.engine.drain(client.WIDE_S))
-        await asking.until(lambda: not asking.engine.ready())
+        await asking.until(lambda: _unready(asking))
         too_late = client.refusal(await asking.ask("m", np.ones((1, 4))))
         assert too_late.kind is border.ErrorKind.UNAVAILABLE
         assert (

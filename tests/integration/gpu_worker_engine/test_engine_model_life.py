@@ -32,8 +32,16 @@ def _sessions() -> int:
     return sum(type(each).__name__ == "InferenceSession" for each in gc.get_objects())
 
 
-def _states(asking: client.Client, *, ready: bool = False) -> list[tuple[str, str, str, str]]:
-    return [(each.name, each.version, each.state, each.reason) for each in asking.engine.index(ready=ready)]
+async def _states(asking: client.Client, *, ready: bool = False) -> list[tuple[str, str, str, str]]:
+    return [(each.name, each.version, each.state, each.reason) for each in await asking.engine.index(ready=ready)]
+
+
+async def _told(asking: client.Client, state: tuple[str, str, str, str]) -> bool:
+    return state in await _states(asking)
+
+
+async def _begun(asking: client.Client) -> bool:
+    return bool((await _states(asking))[0][2])
 
 
 async def test_a_model_goes_through_its_life(repository: pathlib.Path) -> None:
@@ -42,12 +50,16 @@ async def test_a_model_goes_through_its_life(repository: pathlib.Path) -> None:
     before = _sessions()
     async with client.running(repository, control=client.EXPLICIT) as asking:
         engine = asking.engine
-        assert engine.ready()
-        assert _states(asking) == [("m", "", "", ""), ("untouched", "", "", "")]
+        assert await engine.ready()
+        assert await _states(asking) == [("m", "", "", ""), ("untouched", "", "", "")]
         await engine.load("m", {})
-        assert _states(asking) == [("m", "1", "READY", ""), ("untouched", "", "", "")]
-        assert _states(asking, ready=True) == [("m", "1", "READY", "")]
-        assert (engine.model_ready("m", ""), engine.model_ready("m", "1"), engine.model_ready("m", "2")) == (
+        assert await _states(asking) == [("m", "1", "READY", ""), ("untouched", "", "", "")]
+        assert await _states(asking, ready=True) == [("m", "1", "READY", "")]
+        assert (
+            await engine.model_ready("m", ""),
+            await engine.model_ready("m", "1"),
+            await engine.model_ready("m", "2"),
+        ) == (
             True,
             True,
             False,
@@ -56,8 +68,8 @@ async def test_a_model_goes_through_its_life(repository: pathlib.Path) -> None:
         assert _sessions() == before + 1
         threads = threading.active_count()
         await engine.unload("m", unload_dependents=False)
-        assert not engine.model_ready("m", "")
-        await asking.until(lambda: ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking))
+        assert not await engine.model_ready("m", "")
+        await asking.until(lambda: _told(asking, ("m", "1", "UNAVAILABLE", "unloaded")))
         assert _sessions() == before
         assert threading.active_count() <= threads
         refused = client.refusal(await asking.ask("m", np.ones((1, 4))))
@@ -66,11 +78,11 @@ async def test_a_model_goes_through_its_life(repository: pathlib.Path) -> None:
             "Request for unknown model: 'm' has no available versions",
         )
         with pytest.raises(border.InferenceError, match=r"^Request for unknown model: 'm' is not found$"):
-            engine.model_metadata("m", "")
+            await engine.model_metadata("m", "")
         with pytest.raises(border.InferenceError, match=r"^requested model 'm' is not available$"):
-            engine.statistics("m", "")
+            await engine.statistics("m", "")
         await engine.unload("m", unload_dependents=True)
-        assert ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking)
+        assert ("m", "1", "UNAVAILABLE", "unloaded") in await _states(asking)
         await engine.load("m", {})
         assert await _factor(asking, "m") == 2
 
@@ -81,11 +93,11 @@ async def test_versions_serve_side_by_side(repository: pathlib.Path) -> None:
             repository, "m", onnx_models.scale(version), version=version, config="version_policy { all { } }"
         )
     async with client.running(repository) as asking:
-        assert asking.engine.model_metadata("m", "").versions == ("1", "2", "10")
+        assert (await asking.engine.model_metadata("m", "")).versions == ("1", "2", "10")
         assert [await _factor(asking, "m", version) for version in ("", "1", "2", "10")] == [10, 1, 2, 10]
         missing = client.refusal(await asking.ask("m", np.ones((1, 4)), version="3"))
         assert missing.message == "Request for unknown model: 'm' version 3 is not found"
-        assert {each.version for each in asking.engine.statistics("", "")} == {"1", "2", "10"}
+        assert {each.version for each in await asking.engine.statistics("", "")} == {"1", "2", "10"}
 
 
 async def test_a_reload_takes_new_files_and_drops_the_old(repository: pathlib.Path) -> None:
@@ -94,11 +106,13 @@ async def test_a_reload_takes_new_files_and_drops_the_old(repository: pathlib.Pa
         sessions = _sessions()
         assert await _factor(asking, "m") == 2
         await asking.engine.load("m", {})
-        assert asking.engine.statistics("m", "")[0].success.count == 1, "nothing changed: nothing is loaded anew"
+        assert (await asking.engine.statistics("m", ""))[0].success.count == 1, (
+            "nothing changed: nothing is loaded anew"
+        )
         onnx_models.put(repository, "m", onnx_models.scale(5), version=2)
         await asking.engine.load("m", {})
         assert await _factor(asking, "m") == 5
-        assert _states(asking) == [("m", "2", "READY", "")]
+        assert await _states(asking) == [("m", "2", "READY", "")]
         await asking.until(lambda: _sessions() == sessions)
 
 
@@ -123,9 +137,9 @@ async def test_a_failed_reload_keeps_the_old(repository: pathlib.Path) -> None:
             await asking.engine.load("m", {})
         assert failed.value.kind is border.ErrorKind.INVALID_ARGUMENT
         assert failed.value.message.startswith("load failed for model 'm': onnx runtime error: ")
-        assert _states(asking) == [("m", "1", "READY", "")]
+        assert await _states(asking) == [("m", "1", "READY", "")]
         assert await _factor(asking, "m") == 2
-        assert asking.engine.ready()
+        assert await asking.engine.ready()
 
 
 @pytest.mark.slow
@@ -135,12 +149,12 @@ async def test_requests_in_flight_outlive_an_unload(repository: pathlib.Path) ->
         prepared = [asking.prepare("m", np.ones((1, 4))) for _ in range(2)]
         asking.engine.submit([request for request, _ in prepared])
         await asking.engine.unload("m", unload_dependents=False)
-        assert ("m", "1", "UNLOADING", "") in _states(asking)
-        assert not asking.engine.model_ready("m", "")
+        assert ("m", "1", "UNLOADING", "") in await _states(asking)
+        assert not await asking.engine.model_ready("m", "")
         reload = asyncio.ensure_future(asking.engine.load("m", {}))
         assert [client.array(await answered).shape for _, answered in prepared] == [(1, 4)] * 2
         await reload
-        assert _states(asking) == [("m", "1", "READY", "")]
+        assert await _states(asking) == [("m", "1", "READY", "")]
 
 
 async def test_loads_of_one_model_follow_each_other(repository: pathlib.Path) -> None:
@@ -150,7 +164,7 @@ async def test_loads_of_one_model_follow_each_other(repository: pathlib.Path) ->
         engine = asking.engine
         calls = [engine.load("m", {}), engine.unload("m", unload_dependents=False), engine.load("m", {})]
         await asyncio.gather(*calls, engine.load("m", {}))
-        assert engine.model_ready("m", "")
+        assert await engine.model_ready("m", "")
         assert await _factor(asking, "m") == 2
         await asking.until(lambda: _sessions() == before + 1)
 
@@ -159,7 +173,7 @@ async def test_a_load_goes_on_when_its_caller_leaves(repository: pathlib.Path) -
     onnx_models.put(repository, "m", onnx_models.scale(2))
     async with client.running(repository, control=client.EXPLICIT) as asking:
         call = asyncio.ensure_future(asking.engine.load("m", {}))
-        await asking.until(lambda: bool(_states(asking)[0][2]))
+        await asking.until(lambda: _begun(asking))
         call.cancel()
         await asking.until(lambda: asking.engine.model_ready("m", ""))
 
@@ -172,7 +186,7 @@ async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None
             assert failed.value.kind is border.ErrorKind.INTERNAL
             assert failed.value.message == f"failed to load '{name}', failed to poll from model repository"
         await asking.engine.unload("nope", unload_dependents=False)
-        assert _states(asking) == []
+        assert await _states(asking) == []
 
 
 @pytest.mark.parametrize(
@@ -208,10 +222,10 @@ async def test_what_cannot_be_loaded_says_why(
         assert failed.value.kind is kind
         assert failed.value.message.startswith("load failed for model 'm': ")
         assert fragment in failed.value.message
-        ((_, _, state, reason),) = _states(asking)
+        ((_, _, state, reason),) = await _states(asking)
         assert state == "UNAVAILABLE"
         assert fragment in reason
-        assert _states(asking, ready=True) == []
+        assert await _states(asking, ready=True) == []
         assert _sessions() == before
 
 
@@ -224,7 +238,7 @@ async def test_a_name_in_two_repositories_is_not_served(repository: pathlib.Path
         await engine.start()
         with pytest.raises(border.InferenceError, match="model 'm' is not unique"):
             await engine.load("m", {})
-        (entry,) = engine.index(ready=False)
+        (entry,) = await engine.index(ready=False)
         assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True)
     finally:
         await engine.close()
@@ -234,12 +248,12 @@ async def test_an_override_holds_until_the_next_load(repository: pathlib.Path) -
     onnx_models.put(repository, "m", onnx_models.scale(2), config="max_batch_size: 8")
     async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
         await asking.engine.load("m", {"config": json.dumps(CONFIG)})
-        assert asking.engine.model_config("m", "").max_batch_size == 2
+        assert (await asking.engine.model_config("m", "")).max_batch_size == 2
         with pytest.raises(border.InferenceError, match="Invalid config override"):
             await asking.engine.load("m", {"config": "{"})
-        assert asking.engine.model_config("m", "").max_batch_size == 2
+        assert (await asking.engine.model_config("m", "")).max_batch_size == 2
         await asking.engine.load("m", {})
-        assert asking.engine.model_config("m", "").max_batch_size == 8
+        assert (await asking.engine.model_config("m", "")).max_batch_size == 8
 
 
 async def test_files_may_come_with_the_load(
@@ -282,7 +296,7 @@ async def test_without_control_nothing_changes_after_start(repository: pathlib.P
                 await call
             assert refused.value.kind is border.ErrorKind.UNAVAILABLE
             assert refused.value.message == "explicit model load / unload is not allowed if polling is enabled"
-        assert asking.engine.model_ready("m", "")
+        assert await asking.engine.model_ready("m", "")
 
 
 async def test_a_failed_start_is_told_or_shown(repository: pathlib.Path) -> None:
@@ -292,15 +306,15 @@ async def test_a_failed_start_is_told_or_shown(repository: pathlib.Path) -> None
     try:
         with pytest.raises(border.InferenceError, match="failed to load models: bad: load failed for model 'bad'"):
             await strict.start()
-        assert not strict.ready()
+        assert not await strict.ready()
     finally:
         await strict.close()
     async with client.running(repository, exit_on_error=False) as asking:
-        assert asking.engine.live()
-        assert not asking.engine.ready()
-        assert asking.engine.model_ready("good", "")
+        assert await asking.engine.live()
+        assert not await asking.engine.ready()
+        assert await asking.engine.model_ready("good", "")
     async with client.running(repository, exit_on_error=False, strict_readiness=False) as asking:
-        assert asking.engine.ready()
+        assert await asking.engine.ready()
 
 
 async def test_polling_is_refused(repository: pathlib.Path) -> None:
@@ -314,7 +328,7 @@ async def test_a_model_is_warm_before_it_is_ready(data: str, repository: pathlib
     warmup = f'model_warmup {{ name: "w" batch_size: 2 count: 3 inputs {{ key: "INPUT" value {{ data_type: TYPE_FP32 dims: 4 {data} }} }} }}'
     onnx_models.put(repository, "m", onnx_models.identity(), config=warmup)
     async with client.running(repository) as asking:
-        assert asking.engine.statistics("m", "")[0].execution_count == 0, "warm-up is no use"
+        assert (await asking.engine.statistics("m", ""))[0].execution_count == 0, "warm-up is no use"
 
 
 # The weights must be large beside the noise of the process.
@@ -323,14 +337,14 @@ async def test_memory_is_measured_and_given_back(repository: pathlib.Path) -> No
     onnx_models.put(repository, "m", onnx_models.weights(64))
     async with client.running(repository, control=client.EXPLICIT) as asking:
         await asking.engine.load("m", {})
-        (seen,) = asking.engine.statistics("m", "")
+        (seen,) = await asking.engine.statistics("m", "")
         ((device, taken_bytes),) = seen.memory_bytes.items()
         assert device == ("CPU", 0)
         assert 48 << 20 < taken_bytes < 400 << 20
         assert seen.load_duration_s > 0
         resident = _resident_bytes()
         await asking.engine.unload("m", unload_dependents=False)
-        await asking.until(lambda: ("m", "1", "UNAVAILABLE", "unloaded") in _states(asking))
+        await asking.until(lambda: _told(asking, ("m", "1", "UNAVAILABLE", "unloaded")))
         assert resident - _resident_bytes() > 32 << 20
 
 
@@ -352,5 +366,5 @@ async def test_names_that_come_and_go_are_forgotten_in_the_end(
             if index:
                 await asking.engine.unload(f"m{index}", unload_dependents=False)
                 await asking.until(lambda: not asking.engine._models._tasks)
-        assert [state for _, _, state, _ in _states(asking)] == ["READY", "", "", "UNAVAILABLE"]
+        assert [state for _, _, state, _ in await _states(asking)] == ["READY", "", "", "UNAVAILABLE"]
         assert await _factor(asking, "m0") == 0

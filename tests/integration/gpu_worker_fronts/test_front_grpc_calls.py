@@ -129,7 +129,7 @@ async def test_a_deadline_ends_what_waits(front: Any, stub: Any) -> None:
     assert code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     await asyncio.gather(*running)
     await front.intake.wait_idle()
-    assert front.engine.statistics("slow", "")[0].success.count == 3
+    assert (await front.engine.statistics("slow", ""))[0].success.count == 3
 
 
 async def test_a_stream_answers_in_order_and_survives_failures(front: Any, stub: Any) -> None:
@@ -246,7 +246,7 @@ async def _cancelled(front: Any, stub: Any) -> int:
     """How many requests were cancelled, once all are counted: an answer may come before its count."""
     async with asyncio.timeout(60):
         while True:
-            (statistics,) = front.engine.statistics("slow", "")
+            (statistics,) = await front.engine.statistics("slow", "")
             cancelled: int = statistics.failures["CANCELED"]
             if statistics.success.count + cancelled == MANY:
                 return cancelled

@@ -175,7 +175,7 @@ async def test_a_vanished_client_cancels_what_waits(serve: Any) -> None:
     async with asyncio.timeout(60):
         while cancelled + done < many:  # an answer may come before its count
             assert (await other.ask(GOOD)).status == 200
-            (statistics,) = front.engine.statistics("slow", "")
+            (statistics,) = await front.engine.statistics("slow", "")
             cancelled, done = statistics.failures["CANCELED"], statistics.success.count
     assert cancelled > many // 2
     assert front.intake._held_bytes == 0
