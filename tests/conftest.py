@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ from tests.support import postgres
 from tms_server.store import migrate, opening
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that use onnxruntime themselves
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in a background job, and what is ignored is inherited by the programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

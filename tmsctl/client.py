@@ -26,6 +26,7 @@ Answer = TypeVar("Answer", bound=message_lib.Message)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
+_CLOSE_S = 1.0
 
 _OPTIONS = (
     # Without these a channel that met a server in restart would not look again for 20 s and more.
@@ -70,7 +71,10 @@ class Client:
     def close(self) -> None:
         """Ends all calls; they raise CliError."""
         self._closing.set()
-        self._channel.close()
+        # A call that Ctrl-C met while it was being made is in gRPC's books for ever, and its close would wait for it.
+        closing = threading.Thread(target=self._channel.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
 
     def once(self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request) -> Answer:
         """Calls a method that must not be repeated. Raises CliError."""

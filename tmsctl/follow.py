@@ -20,8 +20,8 @@ def until_active(
     ends = None if within_s is None else time.monotonic() + within_s
     watched = lease_pb2.WatchLeasesRequest(namespace=lease.namespace, leases=[lease.id])
     last = lease
-    reporter.update(last)
     try:
+        reporter.update(last)
         for update in connection.watch(watched, ends=ends):
             last = update.lease
             reporter.update(last)

@@ -87,10 +87,7 @@ async def test_a_dry_run_of_what_can_never_fit_fails_as_the_lease_would(tmsctl: 
 
 async def test_an_interrupted_wait_says_which_lease_stays(tmsctl: Any, server: support.Running) -> None:
     server.shelf.silent = True
-    # Whoever runs the tests in the background has SIGINT ignored, and what is ignored is inherited.
-    heeding = ("env", "--default-signal=INT")
-    waiting = ("lease", "create", "--model", "a=model://shelf/a", "--wait", "-o", "name")
-    process = await tmsctl.start(*waiting, before=heeding)
+    process = await tmsctl.start("lease", "create", "--model", "a=model://shelf/a", "--wait", "-o", "name")
     assert process.stderr is not None
     async with asyncio.timeout(support.PATIENCE_S):
         await process.stderr.readline()
