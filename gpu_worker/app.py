@@ -156,7 +156,7 @@ class Fronts:
         if self._settings.http:
             ports["http"] = await self._start_http(self._settings.http)
         if self._settings.grpc:
-            self._grpc = grpcio.Server(self._engine, self._intake, self._settings.grpc, self._settings.control)
+            self._grpc = grpcio.Server(self._engine, self._intake, self._settings.grpc, self._settings.grpc_rules)
             ports["grpc"] = await self._grpc.start()
         if self._settings.metrics:
             ports["metrics"] = await self._start_metrics(self._settings.metrics)
@@ -193,7 +193,7 @@ class Fronts:
             self._metrics.close()
 
     async def _start_http(self, http: worker_settings.Http) -> int:
-        self._api = api.Api(self._engine, self._intake, http.limits.body_bytes, self._settings.control)
+        self._api = api.Api(self._engine, self._intake, http.limits.body_bytes, self._settings.http_rules)
         server = http_server.Server(self._api, self._intake, http.limits)
         self._servers.append(server)
         context = tls.context(*http.tls) if http.tls else None

@@ -10,13 +10,15 @@ import asyncio
 import dataclasses
 import enum
 import pathlib
+import resource
 import time
 from collections.abc import Mapping, Sequence
 
 import structlog
 
 from gpu_worker import loader, registry
-from gpu_worker.engine import border, delivery, departures, scheduler
+from gpu_worker.engine import border, delivery, departures, regions, scheduler
+from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
 from protos.inference.v2 import model_config_pb2
@@ -27,10 +29,14 @@ _EXTENSIONS = (
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
     "binary_tensor_data",
     "statistics",
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
+_MOST_REGIONS = 4096
+
 log = structlog.get_logger(__name__)
 
 
@@ -72,6 +78,7 @@ class Core(border.Engine):
     def __init__(self, options: Options, models: registry.Registry) -> None:
         self._options = options
         self._models = models
+        self._regions = regions.Regions(_most_regions())
         self._expected: set[str] = set()
         self.departures = departures.Departures(lambda name: bool(models.versions(name)))
         self._started = False
@@ -125,7 +132,7 @@ class Core(border.Engine):
             except border.InferenceError as error:
                 refused.append((request.reply, error.bare()))
         for target, share in by_target.items():
-            refused += target.submit(share, loop, arrival_ns)
+            refused += target.submit(share, loop, arrival_ns, self._regions)
         if refused:
             # Never from within `submit`: the front may not be ready for its reply yet.
             loop.call_soon(delivery.deliver, refused)
@@ -182,6 +189,27 @@ class Core(border.Engine):
         self.departures.leave(name)
         await self._models.unload(name)
 
+    async def system_regions(self, name: str) -> Sequence[border.SystemRegion]:
+        return self._regions.found(border.SystemRegion, name)
+
+    async def register_system_region(self, region: border.SystemRegion) -> None:
+        self._regions.check_free(region.name)
+        self._regions.add(system.SystemMemory(region))
+
+    async def unregister_system_region(self, name: str) -> None:
+        self._regions.remove(border.SystemRegion, name)
+
+    async def cuda_regions(self, name: str) -> Sequence[border.CudaRegion]:
+        return self._regions.found(border.CudaRegion, name)
+
+    async def register_cuda_region(self, region: border.CudaRegion, handle: bytes) -> None:
+        self._regions.check_free(region.name)
+        # The first use of a device takes seconds.
+        self._regions.add(await asyncio.to_thread(cuda.CudaMemory, region, handle))
+
+    async def unregister_cuda_region(self, name: str) -> None:
+        self._regions.remove(border.CudaRegion, name)
+
     def _require_control(self) -> None:
         if self._options.control is not ControlMode.EXPLICIT:
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, _CONTROL_DISABLED)
@@ -193,3 +221,9 @@ class Core(border.Engine):
         if self._options.control is ControlMode.NONE or "*" in names:
             return self._models.names()
         return list(dict.fromkeys(names))
+
+
+def _most_regions() -> int:
+    """So many that connections and models keep three quarters of the process's file descriptors."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_REGIONS if limit == resource.RLIM_INFINITY else max(1, min(_MOST_REGIONS, limit // 4))

@@ -231,6 +231,12 @@ OTHER = (
         str,
         metavar="FILE",
     ),
+    Flag(
+        "allow-client-shm",
+        "let clients register shared memory; without the flag only clients of a front that listens on loopback may",
+        boolean,
+        metavar="BOOL",
+    ),
     Flag("ready-file", "write the bound ports there as JSON once ready to serve", str, metavar="FILE"),
 )
 GROUPS = (("models", MODELS), ("HTTP", HTTP), ("gRPC", GRPC), ("metrics", METRICS), ("logs and life", OTHER))
@@ -262,7 +268,6 @@ _NO_CACHE = "answers are not cached yet"
 _NO_RATE_LIMIT = "executions are not limited yet: instances run as soon as they are free"
 
 REFUSED = {
-    "allow-client-shm": "tensors in shared memory are not read yet",
     "allow-sagemaker": _NO_SAGEMAKER,
     "allow-vertex-ai": _NO_VERTEX,
     "cache-config": _NO_CACHE,

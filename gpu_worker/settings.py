@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from gpu_worker import core, flags, metrics
 from gpu_worker.engine import border
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
-from gpu_worker.wire import control
+from gpu_worker.wire import control, rules, sharing
 
 _BACKENDS = ("", "onnxruntime")
 
@@ -62,7 +63,8 @@ class Settings:
     http: Http | None
     grpc: listen.Listen | None
     metrics: Metrics | None
-    control: control.Control
+    http_rules: rules.Rules
+    grpc_rules: rules.Rules
     exit_timeout_s: float
     ready_file: pathlib.Path | None
     log_level: int
@@ -72,12 +74,14 @@ class Settings:
 def load(arguments: Sequence[str]) -> Settings:
     """Exits with help or usage as argparse does; raises InferenceError naming the flag that is not to be had."""
     given, ignored = flags.parse(arguments)
+    guard = _control(given)
     return Settings(
         core=_core(given),
         http=_http(given) if given.allow_http else None,
         grpc=_grpc(given) if given.allow_grpc else None,
         metrics=_metrics(given) if given.allow_metrics else None,
-        control=_control(given),
+        http_rules=rules.Rules(guard, _sharing(given, given.http_address)),
+        grpc_rules=rules.Rules(guard, _sharing(given, given.grpc_address)),
         exit_timeout_s=given.exit_timeout_secs,
         ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
         log_level=_log_level(given),
@@ -116,6 +120,19 @@ def _control(given: argparse.Namespace) -> control.Control:
     if not token:
         raise _refused(f"--control-token-file={given.control_token_file} is empty: write a token into it")
     return control.Control(token)
+
+
+def _sharing(given: argparse.Namespace, address: str) -> sharing.Sharing:
+    """Unless the flag says otherwise, only clients on this machine may use shared memory."""
+    asked: bool | None = given.allow_client_shm
+    return sharing.Sharing(allowed=_is_loopback(address) if asked is None else asked)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def _backend_config(given: argparse.Namespace) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 Fronts parse and answer only. They hand lists of requests to `Engine.submit`, which never blocks and never raises: every
 request gets its answer through its `reply`, on the event loop that submitted it. Tensors travel as their little-endian,
-row-major wire bytes in buffers that own their memory, so that no side copies. Late replies to cancelled calls are
-dropped by the front.
+row-major wire bytes in buffers that own their memory, so that no side copies; or they lie in shared memory that the
+engine has registered, and only their place is told. Late replies to cancelled calls are dropped by the front.
 """
 
 from __future__ import annotations
@@ -45,22 +45,39 @@ class InferenceError(Exception):
         return InferenceError(self.kind, self.message)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Region:
+    """A place in registered shared memory: the region's name, and bytes `offset` to `offset + byte_size` of it."""
+
+    name: str
+    offset: int
+    byte_size: int
+
+
 @dataclasses.dataclass(slots=True)
 class Tensor:
-    """A named tensor. `data` is its wire form; BYTES elements are each preceded by a 4-byte little-endian length."""
+    """A named tensor. `data` is its wire form; BYTES elements are each preceded by a 4-byte little-endian length.
+
+    With `region` the wire form lies there, and `data` is empty.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: Buffer
+    region: Region | None = None
 
 
 @dataclasses.dataclass(slots=True)
 class RequestedOutput:
-    """An output asked for; `classification` 0 means the tensor itself, k the best k classes."""
+    """An output asked for; `classification` 0 means the tensor itself, k the best k classes.
+
+    With `region` the engine writes it there before it answers, and the answer's tensor has that region and no data.
+    """
 
     name: str
     classification: int = 0
+    region: Region | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -146,6 +163,25 @@ class IndexEntry:
     version: str = ""
     state: str = ""
     reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SystemRegion:
+    """Registered bytes of a POSIX shared memory object: `byte_size` of them, from `offset` of the object `key` on."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CudaRegion:
+    """Registered bytes of a GPU's memory, exported by another process."""
+
+    name: str
+    device_id: int
+    byte_size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -239,4 +275,28 @@ class Engine(Protocol):
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None:
         """Returns once the unload has begun; requests in flight finish first."""
+        ...
+
+    async def system_regions(self, name: str) -> Sequence[SystemRegion]:
+        """All, or the one of that name: NOT_FOUND where there is none, INVALID_ARGUMENT where it is of another kind."""
+        ...
+
+    async def register_system_region(self, region: SystemRegion) -> None:
+        """INVALID_ARGUMENT for what cannot be opened or is too small, ALREADY_EXISTS for a name in use, of any kind."""
+        ...
+
+    async def unregister_system_region(self, name: str) -> None:
+        """All where `name` is empty; an unknown one is no error. Requests in flight keep what they use."""
+        ...
+
+    async def cuda_regions(self, name: str) -> Sequence[CudaRegion]:
+        """As `system_regions`."""
+        ...
+
+    async def register_cuda_region(self, region: CudaRegion, handle: bytes) -> None:
+        """`handle` is the 64-byte cudaIpcMemHandle_t. As `register_system_region`; UNSUPPORTED without GPUs."""
+        ...
+
+    async def unregister_cuda_region(self, name: str) -> None:
+        """As `unregister_system_region`."""
         ...

@@ -1,13 +1,15 @@
 """One execution: requests become feeds, the model runs, its outputs become answers.
 
 A single request is never copied on its way in; several are joined in one copy. On the way out every answer is a slice
-of the batch's memory. A failing model fails its batch, a request that cannot be read fails alone.
+of the batch's memory. What lies in shared memory is copied from there before the model runs, and written there before
+the answer leaves. A failing model fails its batch, a request that cannot be read or answered fails alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,13 +17,19 @@ import numpy as np
 from gpu_worker.engine import border, classification, delivery, spec, statistics, tensors, validation, work
 from gpu_worker.runtime import port
 
+_NO_DATA: Mapping[int, border.Buffer] = types.MappingProxyType({})
+
 
 @dataclasses.dataclass(slots=True)
 class Request:
-    """A request whose strings have been taken apart; `strings` has an array for each BYTES input, by position."""
+    """A request that has been read: `data` is what lay in shared memory, `strings` each BYTES input, by position."""
 
     work: work.Work
-    strings: dict[int, tensors.Array] = dataclasses.field(default_factory=dict)
+    data: Mapping[int, border.Buffer]
+    strings: dict[int, tensors.Array]
+
+    def bytes_of(self, index: int, tensor: border.Tensor) -> border.Buffer:
+        return self.data[index] if tensor.region is not None else tensor.data
 
 
 def readable(
@@ -33,17 +41,19 @@ def readable(
     refused: list[tuple[work.Work, delivery.Answer]] = []
     for each in works:
         try:
-            requests.append(Request(each, _strings(each, positions)))
+            requests.append(_read(each, positions))
         except border.InferenceError as error:
             refused.append((each, validation.with_id(error, each.request.id)))
     return requests, refused
 
 
 def run(
-    program: port.Program, model: spec.ModelSpec, requests: Sequence[Request]
+    program: port.Program, model: spec.ModelSpec, requests: Sequence[Request], started_ns: int
 ) -> tuple[list[delivery.Answer], statistics.Timings]:
-    """The answers, in the order of the requests. Raises RunFailed where the model fails."""
-    started_ns = time.monotonic_ns()
+    """The answers, in the order of the requests, which began to be read at `started_ns` of the monotonic clock.
+
+    Raises RunFailed where the model fails.
+    """
     feeds = dict(_feeds(model, requests))
     names = _wanted(model, requests)
     gathered_ns = time.monotonic_ns()
@@ -55,35 +65,44 @@ def run(
     return answers, timings
 
 
-def _strings(each: work.Work, positions: Sequence[int]) -> dict[int, tensors.Array]:
+def _read(each: work.Work, positions: Sequence[int]) -> Request:
+    """Takes the BYTES inputs apart, which are at `positions`. Raises InferenceError."""
+    shared = each.shared_inputs
+    data = {index: part.read() for index, part in shared.items()} if shared else _NO_DATA
+    return Request(each, data, _strings(each, data, positions))
+
+
+def _strings(each: work.Work, data: Mapping[int, border.Buffer], positions: Sequence[int]) -> dict[int, tensors.Array]:
     found = {}
     for index in positions:
         tensor = each.inputs[index]
         if tensor is not None:
-            found[index] = tensors.decode_bytes(tensor.data, tensor.shape, tensor.name)
+            raw = tensor.data if tensor.region is None else data[index]
+            found[index] = tensors.decode_bytes(raw, tensor.shape, tensor.name)
     return found
 
 
 def _feeds(model: spec.ModelSpec, requests: Sequence[Request]) -> Iterator[tuple[str, tensors.Array]]:
     for index, tensor in enumerate(model.inputs):
-        given = [request.work.inputs[index] for request in requests]
-        parts = [part for part in given if part is not None]
+        parts = [(each, part) for each in requests if (part := each.work.inputs[index]) is not None]
         if not parts:
             continue
         if tensor.datatype == "BYTES":
             strings = [request.strings[index] for request in requests]
             yield tensor.name, strings[0] if len(strings) == 1 else np.concatenate(strings)
         else:
-            yield tensor.name, _joined(parts, tensor.type)
+            shapes = [part.shape for _, part in parts]
+            yield tensor.name, _joined([each.bytes_of(index, part) for each, part in parts], shapes, tensor.type)
 
 
-def _joined(parts: Sequence[border.Tensor], datatype: tensors.Datatype) -> tensors.Array:
-    first = parts[0]
-    if len(parts) == 1:
-        return tensors.view(first.data, datatype, first.shape)
-    items = sum(part.shape[0] for part in parts)
+def _joined(
+    data: Sequence[border.Buffer], shapes: Sequence[tuple[int, ...]], datatype: tensors.Datatype
+) -> tensors.Array:
+    if len(data) == 1:
+        return tensors.view(data[0], datatype, shapes[0])
+    items = sum(shape[0] for shape in shapes)
     # Row-major tensors of equal item shape follow each other byte for byte: one join does for all.
-    return tensors.view(b"".join([part.data for part in parts]), datatype, (items, *first.shape[1:]))
+    return tensors.view(b"".join(data), datatype, (items, *shapes[0][1:]))
 
 
 def _wanted(model: spec.ModelSpec, requests: Sequence[Request]) -> list[str]:
@@ -146,14 +165,23 @@ def _answers(
         stop = start + each.size
         wanted = everything if each.outputs is None else each.outputs
         try:
-            outputs = [_output(model, columns[output.name], output.classification, start, stop) for output in wanted]
+            outputs = [_output(model, columns[output.name], output, each, start) for output in wanted]
             yield border.InferResponse(model.name, model.version, each.request.id, outputs)
         except border.InferenceError as error:
             yield validation.with_id(error, each.request.id)
         start = stop
 
 
-def _output(model: spec.ModelSpec, column: _Column, classes: int, start: int, stop: int) -> border.Tensor:
-    if classes:
-        return column.classes(start, stop, classes, batched=bool(model.max_batch_size))
-    return column.part(start, stop)
+def _output(
+    model: spec.ModelSpec, column: _Column, wanted: border.RequestedOutput, each: work.Work, start: int
+) -> border.Tensor:
+    """The output of the request whose items begin at `start`; one that goes to shared memory is there afterwards."""
+    stop = start + each.size
+    if wanted.classification:
+        return column.classes(start, stop, wanted.classification, batched=bool(model.max_batch_size))
+    tensor = column.part(start, stop)
+    target = each.shared_outputs.get(wanted.name)
+    if target is None:
+        return tensor
+    target.write(tensor.name, tensor.data)
+    return border.Tensor(tensor.name, tensor.datatype, tensor.shape, b"", target.place)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
-from gpu_worker.engine import batching, border, delivery, execution, spec, statistics, validation, work
+from gpu_worker.engine import batching, border, delivery, execution, regions, spec, statistics, validation, work
 from gpu_worker.runtime import port
 
 log = structlog.get_logger(__name__)
@@ -75,14 +75,18 @@ class Scheduler:
             return statistics.Waiting(pending, pending + self._running)
 
     def submit(
-        self, requests: Iterable[border.InferRequest], loop: asyncio.AbstractEventLoop, arrival_ns: int
+        self,
+        requests: Iterable[border.InferRequest],
+        loop: asyncio.AbstractEventLoop,
+        arrival_ns: int,
+        shared: regions.Regions,
     ) -> list[delivery.Answered]:
         """Takes the requests in; gives back those that are refused, with the reason."""
         works: list[work.Work] = []
         refused: list[delivery.Answered] = []
         for request in requests:
             try:
-                works.append(validation.admit(self.spec, request, loop, arrival_ns))
+                works.append(validation.admit(self.spec, request, loop, arrival_ns, shared))
             except border.InferenceError as error:
                 refused.append((request.reply, error.bare()))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
@@ -209,22 +213,23 @@ class Scheduler:
         delivery.post(dead)
 
     def _execute(self, program: port.Program, works: Sequence[work.Work]) -> _Pairs:
+        started_ns = time.monotonic_ns()
         try:
             requests, refused = execution.readable(self.spec, works)
         except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
             return self._failed(error, works)
         self._fail(statistics.OTHER, [each for each, _ in refused])
-        return refused + self._run(program, requests) if requests else refused
+        return refused + self._run(program, requests, started_ns) if requests else refused
 
-    def _run(self, program: port.Program, requests: Sequence[execution.Request]) -> _Pairs:
-        started_ns = time.monotonic_ns()
+    def _run(self, program: port.Program, requests: Sequence[execution.Request], started_ns: int) -> _Pairs:
         works = [request.work for request in requests]
         try:
-            answers, timings = execution.run(program, self.spec, requests)
+            answers, timings = execution.run(program, self.spec, requests, started_ns)
         except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
             return self._failed(error, works)
-        self._count(works, started_ns, timings)
-        return list(zip(works, answers, strict=True))
+        answered = list(zip(works, answers, strict=True))
+        self._count(answered, started_ns, timings)
+        return answered
 
     def _failed(self, error: Exception, works: Sequence[work.Work]) -> _Pairs:
         log.warning("execution.failed", model=self.spec.name, version=self.spec.version, error=str(error))
@@ -232,16 +237,22 @@ class Scheduler:
         internal = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
         return [(each, validation.with_id(internal, each.request.id)) for each in works]
 
-    def _count(self, works: Sequence[work.Work], started_ns: int, timings: statistics.Timings) -> None:
+    def _count(self, answered: _Pairs, started_ns: int, timings: statistics.Timings) -> None:
         now_ns = time.monotonic_ns()
+        served = [each for each, answer in answered if isinstance(answer, border.InferResponse)]
         self._counters.executed(
             statistics.Executed(
-                items=sum(each.size for each in works),
-                queue_ns=sum(started_ns - each.arrival_ns for each in works),
-                lives_ns=[now_ns - each.arrival_ns for each in works],
+                items=sum(each.size for each, _ in answered),
+                queue_ns=sum(started_ns - each.arrival_ns for each in served),
+                lives_ns=[now_ns - each.arrival_ns for each in served],
                 timings=timings,
             )
         )
+        if len(served) < len(answered):
+            # It ran, but its output does not fit where it was to go.
+            self._fail(
+                statistics.OTHER, [each for each, answer in answered if isinstance(answer, border.InferenceError)]
+            )
 
     def _fail(self, reason: str, works: Sequence[work.Work]) -> None:
         if works:

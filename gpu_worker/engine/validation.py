@@ -7,24 +7,34 @@ the elements of BYTES tensors are left for later: taking them apart costs time t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-from gpu_worker.engine import border, spec, tensors, work
+from gpu_worker.engine import border, regions, spec, tensors, work
+
+_NO_REGIONS = regions.Regions()
 
 
 def admit(
-    model: spec.ModelSpec, request: border.InferRequest, loop: asyncio.AbstractEventLoop, arrival_ns: int
+    model: spec.ModelSpec,
+    request: border.InferRequest,
+    loop: asyncio.AbstractEventLoop,
+    arrival_ns: int,
+    shared: regions.Regions = _NO_REGIONS,
 ) -> work.Work:
-    """The request, ready to wait for its turn; raises InferenceError where it does not fit the model."""
+    """The request, ready to wait for its turn; raises InferenceError where it does not fit the model.
+
+    What it has in shared memory is looked up in `shared` now: a region that is unregistered later does it no harm.
+    """
     try:
         inputs = _inputs(model, request.inputs)
         size = _batch_size(model, inputs) if model.max_batch_size else 1
         outputs = _outputs(model, request.outputs)
+        shared_inputs, shared_outputs = _shared_inputs(inputs, shared), _shared_outputs(request.outputs, shared)
     except border.InferenceError as error:
         raise with_id(error, request.id) from None
     key = () if model.uniform else _key(model, inputs)
     deadline_ns = _deadline_ns(model.queue, request, arrival_ns)
-    return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, deadline_ns)
+    return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, deadline_ns, shared_inputs, shared_outputs)
 
 
 def with_id(error: border.InferenceError, request_id: str) -> border.InferenceError:
@@ -91,7 +101,7 @@ def _unexpected_shape(model: spec.ModelSpec, expected: spec.TensorSpec, tensor: 
 
 
 def _check_size(model: spec.ModelSpec, tensor: border.Tensor, count: int, item_bytes: int) -> None:
-    given_bytes = tensors.size_bytes(tensor.data)
+    given_bytes = tensors.size_bytes(tensor.data) if tensor.region is None else tensor.region.byte_size
     if item_bytes:
         if given_bytes != count * item_bytes:
             raise _invalid(
@@ -128,6 +138,8 @@ def _outputs(
             raise _invalid(f"unexpected inference output '{output.name}' for model '{model.name}'")
         if output.classification < 0:
             raise _invalid(f"classification of output '{output.name}' must not be negative")
+        if output.classification and output.region:
+            raise _invalid(f"classification of output '{output.name}' cannot be written to shared memory")
         if output.classification and known.datatype in {"BYTES", "BOOL", "FP16", "BF16"}:
             raise _invalid(
                 f"class result not available for output '{output.name}' due to unsupported type '{known.datatype}'"
@@ -135,6 +147,20 @@ def _outputs(
     if len({output.name for output in wanted}) != len(wanted):
         raise _invalid(f"an inference output is requested twice for model '{model.name}'")
     return tuple(wanted)
+
+
+def _shared_inputs(inputs: Iterable[border.Tensor | None], shared: regions.Regions) -> Mapping[int, regions.Part]:
+    parts = {
+        index: shared.part(tensor.region)
+        for index, tensor in enumerate(inputs)
+        if tensor is not None and tensor.region is not None
+    }
+    return parts or work.NOTHING
+
+
+def _shared_outputs(outputs: Iterable[border.RequestedOutput], shared: regions.Regions) -> Mapping[str, regions.Part]:
+    parts = {output.name: shared.part(output.region) for output in outputs if output.region is not None}
+    return parts or work.NOTHING
 
 
 def _key(model: spec.ModelSpec, inputs: Iterable[border.Tensor | None]) -> Hashable:

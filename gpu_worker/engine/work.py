@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Hashable
+import types
+from collections.abc import Hashable, Mapping
+from typing import Any
 
-from gpu_worker.engine import border
+from gpu_worker.engine import border, regions
+
+NOTHING: Mapping[Any, regions.Part] = types.MappingProxyType({})
+"""What most requests have in shared memory."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -15,7 +20,7 @@ class Work:
 
     `inputs` follow the order of the model's inputs, None where an optional one was left out. `outputs` None means all.
     `size` counts items (the batch dimension, 1 where there is none). Works of equal `key` may share a batch. Times are
-    nanoseconds of the monotonic clock.
+    nanoseconds of the monotonic clock. `shared_inputs` (by position) and `shared_outputs` (by name) are in shared memory.
     """
 
     request: border.InferRequest
@@ -26,3 +31,5 @@ class Work:
     size: int
     key: Hashable
     deadline_ns: int | None
+    shared_inputs: Mapping[int, regions.Part] = dataclasses.field(default_factory=dict)
+    shared_outputs: Mapping[str, regions.Part] = dataclasses.field(default_factory=dict)

@@ -29,6 +29,7 @@ _FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_InputTensor = predict_pb2.ModelInferRequest.InferInputTensor
 _RESERVED = (parameters.EMPTY_FINAL_RESPONSE,)
 
 
@@ -58,7 +59,10 @@ def encode(answer: border.InferResponse) -> predict_pb2.ModelInferResponse:
         model_name=answer.model_name, model_version=answer.model_version, id=answer.id
     )
     for tensor in answer.outputs:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if tensor.region is not None:
+            for name, value in parameters.region_parameters(tensor.region).items():
+                set_parameter(output.parameters[name], value)
         response.raw_output_contents.append(bytes(tensor.data))
     for name, value in answer.parameters.items():
         set_parameter(response.parameters[name], value)
@@ -80,32 +84,49 @@ def set_parameter(parameter: predict_pb2.InferParameter, value: border.Parameter
 
 
 def _inputs(message: predict_pb2.ModelInferRequest, raw: Sequence[border.Buffer]) -> list[border.Tensor]:
-    for tensor in message.inputs:
-        if tensor.parameters:
-            parameters.check_unshared("input", tensor.name, tensor.parameters)
-    tensors = _raw(message, raw) if raw else [_typed(message.model_name, tensor) for tensor in message.inputs]
+    places = [_region(tensor) if tensor.parameters else None for tensor in message.inputs]
+    unshared = places.count(None)
+    if raw and len(raw) != unshared:
+        raise datatypes.refused(
+            f"expected one raw_input_contents entry for each of {unshared} inputs, got "
+            f"{len(raw)}, for model '{message.model_name}'"
+        )
+    rest = iter(raw)
+    tensors = []
+    for tensor, place in zip(message.inputs, places, strict=True):
+        if place is not None:
+            tensors.append(_shared(message.model_name, tensor, place))
+        elif raw:
+            tensors.append(_raw(message.model_name, tensor, next(rest)))
+        else:
+            tensors.append(_typed(message.model_name, tensor))
     parameters.check_unique("input", [tensor.name for tensor in tensors])
     return tensors
 
 
-def _raw(message: predict_pb2.ModelInferRequest, raw: Sequence[border.Buffer]) -> list[border.Tensor]:
-    if len(raw) != len(message.inputs):
+def _region(tensor: _InputTensor) -> border.Region | None:
+    where = f"input '{tensor.name}'"
+    return parameters.region(where, _parameters(tensor.parameters, where))
+
+
+def _shared(model: str, tensor: _InputTensor, place: border.Region) -> border.Tensor:
+    if tensor.HasField("contents"):
         raise datatypes.refused(
-            f"expected one raw_input_contents entry for each of {len(message.inputs)} inputs, got "
-            f"{len(raw)}, for model '{message.model_name}'"
+            f"contents field must not be specified when using shared memory for '{tensor.name}' for model '{model}'"
         )
-    tensors = []
-    for tensor, data in zip(message.inputs, raw, strict=True):
-        if tensor.HasField("contents"):
-            raise datatypes.refused(
-                "contents field must not be specified when using raw_input_contents "
-                f"for '{tensor.name}' for model '{message.model_name}'"
-            )
-        tensors.append(border.Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
-    return tensors
+    return border.Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), b"", place)
 
 
-def _typed(model: str, tensor: predict_pb2.ModelInferRequest.InferInputTensor) -> border.Tensor:
+def _raw(model: str, tensor: _InputTensor, data: border.Buffer) -> border.Tensor:
+    if tensor.HasField("contents"):
+        raise datatypes.refused(
+            "contents field must not be specified when using raw_input_contents "
+            f"for '{tensor.name}' for model '{model}'"
+        )
+    return border.Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+
+
+def _typed(model: str, tensor: _InputTensor) -> border.Tensor:
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
     count = datatypes.element_count(name, datatype, shape)
     field = _FIELDS.get(datatype)
@@ -137,9 +158,7 @@ def _pack(name: str, datatype: str, values: Any) -> bytes:
 def _output(output: predict_pb2.ModelInferRequest.InferRequestedOutputTensor) -> border.RequestedOutput:
     if not output.parameters:
         return border.RequestedOutput(output.name)
-    parameters.check_unshared("output", output.name, output.parameters)
-    given = _parameters(output.parameters, f"output '{output.name}'")
-    return parameters.requested_output(output.name, given.get("classification"))
+    return parameters.requested_output(output.name, _parameters(output.parameters, f"output '{output.name}'"))
 
 
 def _parameters(found: Mapping[str, predict_pb2.InferParameter], where: str) -> dict[str, border.Parameter]:

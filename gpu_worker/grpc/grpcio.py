@@ -15,8 +15,8 @@ from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls, codec, health, listen, reflection, service, status
-from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import rules as wire_rules
 from protos.inference.v2 import predict_pb2
 
 _UNLIMITED = -1
@@ -36,7 +36,7 @@ class Server:
         engine: border.Engine,
         intake: wire_intake.Intake,
         where: listen.Listen,
-        control: wire_control.Control = wire_control.OPEN,
+        rules: wire_rules.Rules = wire_rules.OPEN,
     ) -> None:
         self._listen = where
         self._intake = intake
@@ -49,7 +49,7 @@ class Server:
                 *where.arguments,
             ]
         )
-        inference = service.Service(engine, intake, control)
+        inference = service.Service(engine, intake, rules)
         named = reflection.Reflection([service.NAME, health.NAME])
         table = {**inference.table(), **self._health.table(), **named.table()}
         handlers = {path: _handler(path, method, where.compression) for path, method in table.items()}

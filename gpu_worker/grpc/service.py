@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, codec, stream, views
+from gpu_worker.grpc import calls, codec, sharing, stream, views
 from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import rules as wire_rules
+from gpu_worker.wire import sharing as wire_sharing
 from protos.inference.v2 import predict_pb2
 
 NAME = predict_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -26,9 +28,9 @@ Answer = border.InferResponse | border.InferenceError
 class Service:
     """The methods of the service; `infer` stands apart, since it is called without a task of its own."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, control: wire_control.Control) -> None:
+    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, rules: wire_rules.Rules) -> None:
         self._engine = engine
-        self._control = control
+        self._rules = rules
         self._intake = intake
 
     def table(self) -> dict[str, calls.Method]:
@@ -44,12 +46,7 @@ class Service:
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._repository_model_load,
             "RepositoryModelUnload": self._repository_model_unload,
-            "SystemSharedMemoryStatus": _unserved("system_shared_memory"),
-            "SystemSharedMemoryRegister": _unserved("system_shared_memory"),
-            "SystemSharedMemoryUnregister": _unserved("system_shared_memory"),
-            "CudaSharedMemoryStatus": _unserved("cuda_shared_memory"),
-            "CudaSharedMemoryRegister": _unserved("cuda_shared_memory"),
-            "CudaSharedMemoryUnregister": _unserved("cuda_shared_memory"),
+            **sharing.Regions(self._engine, self._rules.sharing).handlers(),
             "TraceSetting": _unserved("trace"),
             "LogSettings": _unserved("logging"),
         }
@@ -72,12 +69,12 @@ class Service:
         `done` is called once, on the event loop and never before this returns. The caller must `close` what it gets
         when it has the answer or gives up. Raises InferenceError where nothing was submitted.
         """
-        inference = Inference(self._intake, done)
+        inference = Inference(self._intake, self._rules.sharing, done)
         inference.submit(codec.decode(message, raw, inference), call.deadline_s)
         return inference
 
     async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
-        await stream.Stream(self._intake, requests, call).run()
+        await stream.Stream(self._intake, self._rules.sharing, requests, call).run()
 
     async def _server_live(self, _request: predict_pb2.ServerLiveRequest, _call: calls.Call) -> protobuf.Message:
         return predict_pb2.ServerLiveResponse(live=await self._engine.live())
@@ -136,7 +133,7 @@ class Service:
         return predict_pb2.RepositoryModelUnloadResponse()
 
     def _check(self, call: calls.Call, repository: str) -> None:
-        self._control.check(calls.value(call, wire_control.HEADER))
+        self._rules.control.check(calls.value(call, wire_control.HEADER))
         if repository:
             raise border.InferenceError(
                 border.ErrorKind.UNSUPPORTED,
@@ -147,10 +144,13 @@ class Service:
 class Inference:
     """One ModelInfer call while the engine has it; takes its one answer."""
 
-    __slots__ = ("_done", "_held_bytes", "_intake", "_request")
+    __slots__ = ("_done", "_held_bytes", "_intake", "_request", "_sharing")
 
-    def __init__(self, intake: wire_intake.Intake, done: Callable[[Answer], None]) -> None:
+    def __init__(
+        self, intake: wire_intake.Intake, sharing: wire_sharing.Sharing, done: Callable[[Answer], None]
+    ) -> None:
         self._intake = intake
+        self._sharing = sharing
         self._done: Callable[[Answer], None] | None = done
         self._held_bytes = 0
         self._request: border.InferRequest | None = None
@@ -158,6 +158,7 @@ class Inference:
     def submit(self, request: border.InferRequest, deadline_s: float | None) -> None:
         request.deadline_s = deadline_s
         size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        size_bytes += self._sharing.claim(request.inputs, request.outputs)
         if not self._intake.hold(size_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
         self._held_bytes = size_bytes

@@ -14,15 +14,24 @@ from typing import Any
 import structlog
 
 from gpu_worker.engine import border
-from gpu_worker.http import decoding, infer, messages, routes, views
+from gpu_worker.http import decoding, infer, messages, routes, sharing, views
 from gpu_worker.http.routes import Endpoint
 from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import rules as wire_rules
 
 log = structlog.get_logger(__name__)
 
 _FILE = "file:"
+_REGIONS = (
+    Endpoint.SYSTEM_REGIONS,
+    Endpoint.SYSTEM_REGISTER,
+    Endpoint.SYSTEM_UNREGISTER,
+    Endpoint.CUDA_REGIONS,
+    Endpoint.CUDA_REGISTER,
+    Endpoint.CUDA_UNREGISTER,
+)
 
 _Work = Coroutine[Any, Any, messages.Response]
 
@@ -35,11 +44,12 @@ class Api:
         engine: border.Engine,
         intake: wire_intake.Intake,
         body_bytes: int,
-        control: wire_control.Control = wire_control.OPEN,
+        rules: wire_rules.Rules = wire_rules.OPEN,
     ) -> None:
         self._engine = engine
-        self._control = control
-        self._infer = infer.Infer(engine, intake, body_bytes)
+        self._rules = rules
+        self._infer = infer.Infer(engine, intake, body_bytes, rules.sharing)
+        self._regions = sharing.Regions(engine, rules.sharing)
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[Endpoint, Callable[[messages.Request, routes.Route], _Work]] = {
             Endpoint.LIVE: self._live,
@@ -53,6 +63,7 @@ class Api:
             Endpoint.LOAD: self._load,
             Endpoint.UNLOAD: self._unload,
             Endpoint.LEAVE: self._leave,
+            **dict.fromkeys(_REGIONS, self._regions.handle),
         }
 
     def parallel(self, request: messages.Request) -> bool:
@@ -115,7 +126,7 @@ class Api:
 
     async def _index(self, request: messages.Request, _route: routes.Route) -> messages.Response:
         self._check_control(request)
-        ready = _body(request).get("ready", False)
+        ready = decoding.body(request).get("ready", False)
         if not isinstance(ready, bool):
             raise datatypes.refused("Unable to parse 'ready': must be a boolean")
         return messages.ok([views.index(entry) for entry in await self._engine.index(ready=ready)])
@@ -137,7 +148,7 @@ class Api:
         return messages.ok()
 
     def _check_control(self, request: messages.Request) -> None:
-        self._control.check(request.headers.get(wire_control.HEADER.encode(), b""))
+        self._rules.control.check(request.headers.get(wire_control.HEADER.encode(), b""))
 
     def _spawn(self, request: messages.Request, work: _Work) -> None:
         task = asyncio.get_running_loop().create_task(_answer_with(request, work))
@@ -164,12 +175,8 @@ async def _answer_with(request: messages.Request, work: _Work) -> None:
     request.answer(response)
 
 
-def _body(request: messages.Request) -> dict[str, Any]:
-    return decoding.parse(bytes(request.body)) if request.body else {}
-
-
 def _parameters(request: messages.Request) -> dict[str, Any]:
-    given = _body(request).get("parameters", {})
+    given = decoding.body(request).get("parameters", {})
     if not isinstance(given, dict):
         raise datatypes.refused("Unable to parse 'parameters': must be an object")
     return given

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gpu_worker.engine import border
-from gpu_worker.http import jsondata
+from gpu_worker.http import jsondata, messages
 from gpu_worker.wire import datatypes, parameters
 
 _MAX_DEPTH = 100
@@ -78,6 +78,11 @@ def decode_raw(metadata: border.ModelMetadata, body: border.Buffer, *, batched: 
     return Inference("", [tensor], [], {}, Wishes(binary=True))
 
 
+def body(request: messages.Request) -> dict[str, Any]:
+    """The JSON object that a request other than infer carries; an empty body is an empty object."""
+    return parse(bytes(request.body)) if request.body else {}
+
+
 def parse(text: bytes) -> dict[str, Any]:
     """The JSON object in `text`; InferenceError for anything else."""
     if jsondata.deeper_than(text, _MAX_DEPTH):
@@ -125,6 +130,9 @@ def _input(entry: dict[str, Any], binary: memoryview) -> tuple[border.Tensor, in
     count = datatypes.element_count(name, datatype, shape)
     given = entry.get("parameters", {})
     _check_source(name, entry, given)
+    place = parameters.region(f"input '{name}'", given)
+    if place is not None:
+        return border.Tensor(name, datatype, shape, b"", place), 0
     if "data" in entry:
         data: border.Buffer = jsondata.to_wire(jsondata.Spec(name, datatype, shape, count), entry["data"])
         return border.Tensor(name, datatype, shape, data), 0
@@ -147,7 +155,6 @@ def _check_source(name: str, entry: dict[str, Any], given: Any) -> None:
             f"input '{name}' must have exactly one of 'data', 'binary_data_size' and 'shared_memory_region', "
             f"but has {' and '.join(found) or 'none'}"
         )
-    parameters.check_unshared("input", name, given)
 
 
 def _outputs(header: dict[str, Any], binary: bool) -> tuple[list[border.RequestedOutput], Wishes]:  # noqa: FBT001 - the request-wide default
@@ -156,15 +163,23 @@ def _outputs(header: dict[str, Any], binary: bool) -> tuple[list[border.Requeste
     for entry in _objects(header, "outputs") or []:
         name = _name(entry, "output")
         given = _parameters(entry, f"output '{name}'")
-        parameters.check_unshared("output", name, given)
-        outputs.append(parameters.requested_output(name, given.get("classification")))
+        output = parameters.requested_output(name, given)
+        outputs.append(output)
         if "binary_data" in given:
-            wish = given["binary_data"]
-            if not isinstance(wish, bool):
-                raise datatypes.refused(f"parameter 'binary_data' of output '{name}' must be a boolean")
-            wishes.by_name[name] = wish
+            wishes.by_name[name] = _wish(output, given["binary_data"])
     parameters.check_unique("output", [output.name for output in outputs])
     return outputs, wishes
+
+
+def _wish(output: border.RequestedOutput, wish: border.Parameter) -> bool:
+    if not isinstance(wish, bool):
+        raise datatypes.refused(f"parameter 'binary_data' of output '{output.name}' must be a boolean")
+    # Clients say `binary_data` false beside a region, which only says that the message carries no data.
+    if output.region is not None and wish:
+        raise datatypes.refused(
+            f"output '{output.name}' must not have both parameters 'binary_data' and '{parameters.REGION}'"
+        )
+    return wish
 
 
 def _objects(header: dict[str, Any], key: str) -> list[dict[str, Any]] | None:

@@ -17,6 +17,7 @@ from gpu_worker.engine import border
 from gpu_worker.http import compression, decoding, encoding, messages, routes
 from gpu_worker.wire import datatypes
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import sharing as wire_sharing
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +31,12 @@ _ENCODINGS = b"Accept-Encoding: gzip, deflate\r\n"
 class Infer:
     """Handles infer requests; `close` ends its threads."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int) -> None:
+    def __init__(
+        self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int, sharing: wire_sharing.Sharing
+    ) -> None:
         self._engine = engine
         self._intake = intake
+        self._sharing = sharing
         self._body_bytes = body_bytes
         self._asking: set[asyncio.Task[None]] = set()
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "http-codec")
@@ -80,7 +84,10 @@ class Infer:
         return decode(body)
 
     def _submit(self, request: messages.Request, route: routes.Route, inference: decoding.Inference) -> None:
-        reply = _Reply(self, request, inference.wishes)
+        shared_bytes = self._sharing.claim(inference.inputs, inference.outputs)
+        if not self._intake.hold(shared_bytes):
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
+        reply = _Reply(self, request, inference.wishes, shared_bytes)
         request.inference = border.InferRequest(
             route.model,
             route.version,
@@ -90,9 +97,14 @@ class Infer:
             inference.parameters,
             reply,
         )
-        self._intake.submit(request.inference)
+        try:
+            self._intake.submit(request.inference)
+        except border.InferenceError:
+            self._intake.let_go(shared_bytes)
+            raise
 
-    def finished(self) -> None:
+    def finished(self, shared_bytes: int) -> None:
+        self._intake.let_go(shared_bytes)
         self._intake.finished()
 
     def respond(self, request: messages.Request, wishes: decoding.Wishes, answer: border.InferResponse) -> None:
@@ -132,17 +144,18 @@ class Infer:
 class _Reply:
     """How the engine answers one request."""
 
-    __slots__ = ("_answered", "_infer", "_request", "_wishes")
+    __slots__ = ("_answered", "_infer", "_request", "_shared_bytes", "_wishes")
 
-    def __init__(self, infer: Infer, request: messages.Request, wishes: decoding.Wishes) -> None:
+    def __init__(self, infer: Infer, request: messages.Request, wishes: decoding.Wishes, shared_bytes: int) -> None:
         self._infer = infer
+        self._shared_bytes = shared_bytes
         self._request = request
         self._wishes = wishes
         self._answered = False
 
     def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
         if final:
-            self._infer.finished()
+            self._infer.finished(self._shared_bytes)
         if self._answered:
             return
         self._answered = True

@@ -32,20 +32,23 @@ class Endpoint(enum.Enum):
     GENERATE = "generate extension"
     TRACE = "trace extension"
     LOGGING = "logging extension"
-    SHARED_MEMORY = "shared memory extension"
+    SYSTEM_REGIONS = "system shared memory status"
+    SYSTEM_REGISTER = "system shared memory register"
+    SYSTEM_UNREGISTER = "system shared memory unregister"
+    CUDA_REGIONS = "CUDA shared memory status"
+    CUDA_REGISTER = "CUDA shared memory register"
+    CUDA_UNREGISTER = "CUDA shared memory unregister"
     NAMED_REPOSITORY = "naming of a repository"
 
 
-UNSERVED = frozenset(
-    (Endpoint.GENERATE, Endpoint.TRACE, Endpoint.LOGGING, Endpoint.SHARED_MEMORY, Endpoint.NAMED_REPOSITORY)
-)
+UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.TRACE, Endpoint.LOGGING, Endpoint.NAMED_REPOSITORY))
 """Known paths that are answered with an error which says so."""
 
 _GET = (b"GET",)
 _POST = (b"POST",)
 _BOTH = (b"GET", b"POST")
 
-# A pattern's {model}, {version} and {any} match one segment; the first pattern that matches wins.
+# A pattern's {model}, {version}, {region} and {any} match one segment; the first pattern that matches wins.
 _API = (
     (_GET, "v2", Endpoint.SERVER),
     (_GET, "v2/health/live", Endpoint.LIVE),
@@ -79,13 +82,16 @@ _API = (
     (_BOTH, "v2/logging", Endpoint.LOGGING),
     *(
         pattern
-        for kind in ("v2/systemsharedmemory", "v2/cudasharedmemory")
+        for kind, status, register, unregister in (
+            ("system", Endpoint.SYSTEM_REGIONS, Endpoint.SYSTEM_REGISTER, Endpoint.SYSTEM_UNREGISTER),
+            ("cuda", Endpoint.CUDA_REGIONS, Endpoint.CUDA_REGISTER, Endpoint.CUDA_UNREGISTER),
+        )
         for pattern in (
-            (_GET, f"{kind}/status", Endpoint.SHARED_MEMORY),
-            (_GET, f"{kind}/region/{{any}}/status", Endpoint.SHARED_MEMORY),
-            (_POST, f"{kind}/region/{{any}}/register", Endpoint.SHARED_MEMORY),
-            (_POST, f"{kind}/unregister", Endpoint.SHARED_MEMORY),
-            (_POST, f"{kind}/region/{{any}}/unregister", Endpoint.SHARED_MEMORY),
+            (_GET, f"v2/{kind}sharedmemory/status", status),
+            (_GET, f"v2/{kind}sharedmemory/region/{{region}}/status", status),
+            (_POST, f"v2/{kind}sharedmemory/region/{{region}}/register", register),
+            (_POST, f"v2/{kind}sharedmemory/unregister", unregister),
+            (_POST, f"v2/{kind}sharedmemory/region/{{region}}/unregister", unregister),
         )
     ),
 )
@@ -94,12 +100,13 @@ _METRICS = ((_GET, "metrics", Endpoint.METRICS),)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint and what its path names; model and version are empty where the path has none."""
+    """An endpoint and what its path names; model, version and region are empty where the path has none."""
 
     endpoint: Endpoint
     verbs: tuple[bytes, ...]
     model: str = ""
     version: str = ""
+    region: str = ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -121,7 +128,7 @@ def _match(target: bytes, patterns: tuple[tuple[tuple[bytes, ...], str, Endpoint
     for verbs, pattern, endpoint in patterns:
         names = _capture(pattern.split("/"), segments)
         if names is not None:
-            return Route(endpoint, verbs, names.get("{model}", ""), names.get("{version}", ""))
+            return Route(endpoint, verbs, *(names.get(key, "") for key in ("{model}", "{version}", "{region}")))
     return None
 
 

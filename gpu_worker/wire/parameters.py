@@ -6,13 +6,14 @@ Must never drop a parameter that changes the answer: what is not done is refused
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container, Mapping
 
 from gpu_worker.engine import border
 from gpu_worker.wire import datatypes
 
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
-SHARED_MEMORY = frozenset(("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"))
+REGION, REGION_OFFSET, REGION_BYTES = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
+"""The three parameters of a tensor in shared memory."""
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "sequence_id": ((int, str), "an integer or a string"),
@@ -35,21 +36,40 @@ def check(parameters: Mapping[str, border.Parameter], *, reserved: Container[str
             raise datatypes.refused(f"parameter keys starting with 'triton_' are reserved, got '{name}'")
 
 
-def check_unshared(kind: str, name: str, parameters: Collection[str]) -> None:
-    """Refuses a tensor whose data is, or should go, in shared memory."""
-    if parameters and not SHARED_MEMORY.isdisjoint(parameters):
-        raise border.InferenceError(
-            border.ErrorKind.UNSUPPORTED,
-            f"{kind} '{name}' uses shared memory, which this server does not support; send the data in the message",
-        )
+def region(where: str, given: Mapping[str, object]) -> border.Region | None:
+    """The place in shared memory that the parameters of a tensor name; None where they name none.
+
+    `where` names the tensor. Raises InferenceError INVALID_ARGUMENT.
+    """
+    name = given.get(REGION)
+    if name is None:
+        for key in (REGION_OFFSET, REGION_BYTES):
+            if key in given:
+                raise datatypes.refused(f"parameter '{key}' of {where} needs the parameter '{REGION}'")
+        return None
+    if not isinstance(name, str) or not name:
+        raise datatypes.refused(f"parameter '{REGION}' of {where} must be the name of a region")
+    if REGION_BYTES not in given:
+        raise datatypes.refused(f"parameter '{REGION}' of {where} needs the parameter '{REGION_BYTES}'")
+    return border.Region(name, _size(where, given, REGION_OFFSET), _size(where, given, REGION_BYTES))
 
 
-def requested_output(name: str, classification: object) -> border.RequestedOutput:
-    """An output asked for; `classification` is None where the request has none."""
+def region_parameters(of: border.Region) -> dict[str, border.Parameter]:
+    """The parameters that tell a client where its output is."""
+    return {REGION: of.name, REGION_OFFSET: of.offset, REGION_BYTES: of.byte_size}
+
+
+def requested_output(name: str, given: Mapping[str, object]) -> border.RequestedOutput:
+    """An output asked for with these parameters."""
+    where = f"output '{name}'"
+    place = region(where, given)
+    classification = given.get("classification")
     if classification is None:
-        return border.RequestedOutput(name)
+        return border.RequestedOutput(name, region=place)
+    if place is not None:
+        raise datatypes.refused(f"{where} must not have both parameters 'classification' and '{REGION}'")
     if not isinstance(classification, int) or isinstance(classification, bool) or classification < 0:
-        raise datatypes.refused(f"parameter 'classification' of output '{name}' must be a non-negative integer")
+        raise datatypes.refused(f"parameter 'classification' of {where} must be a non-negative integer")
     return border.RequestedOutput(name, classification)
 
 
@@ -76,6 +96,13 @@ def check_unique(kind: str, names: list[str]) -> None:
     if len(set(names)) != len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise datatypes.refused(f"{kind} '{twice}' is given more than once in the request")
+
+
+def _size(where: str, given: Mapping[str, object], key: str) -> int:
+    value = given.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise datatypes.refused(f"parameter '{key}' of {where} must be a non-negative integer below 2^63")
+    return value
 
 
 def _check_type(name: str, value: border.Parameter) -> None:

@@ -20,6 +20,7 @@ from gpu_worker.http import api
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import rules as wire_rules
 from tests.support import onnx_models
 
 WIDE_S = 60.0
@@ -124,10 +125,14 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 async def serve(repository: pathlib.Path) -> AsyncIterator[Serve]:
-    """Starts fronts, with limits where given; ends them after the test."""
+    """Starts fronts, with limits and rules where given; ends them after the test."""
     stack = contextlib.AsyncExitStack()
 
-    async def start(limits: http_limits.Limits | None = None, bounds: wire_intake.Bounds | None = None) -> Front:
+    async def start(
+        limits: http_limits.Limits | None = None,
+        bounds: wire_intake.Bounds | None = None,
+        rules: wire_rules.Rules = wire_rules.OPEN,
+    ) -> Front:
         options = core.Options(
             repositories=(repository,), control=core.ControlMode.EXPLICIT, load_at_start=("ident", "text", "slow")
         )
@@ -135,12 +140,12 @@ async def serve(repository: pathlib.Path) -> AsyncIterator[Serve]:
         await engine.start()
         stack.push_async_callback(engine.close)
         intake = wire_intake.Intake(engine, bounds)
-        application = api.Api(engine, intake, (limits or http_limits.Limits()).body_bytes)
+        application = api.Api(engine, intake, (limits or http_limits.Limits()).body_bytes, rules)
         stack.callback(application.close)
         stack.push_async_callback(application.stop)
         http = http_server.Server(application, intake, limits)
         stack.push_async_callback(http.close)
-        calls = grpcio.Server(engine, intake, listen.Listen("127.0.0.1", 0))
+        calls = grpcio.Server(engine, intake, listen.Listen("127.0.0.1", 0), rules)
         stack.push_async_callback(calls.stop, 0)
         http_port = await http.start(http_server.Listen("127.0.0.1", 0))
         front = Front(engine, intake, http, http_port, await calls.start())

@@ -79,8 +79,8 @@ async def test_typed_contents_come_back_raw(stub: Any) -> None:
         ),
         (
             request(outputs=[{"name": "OUTPUT", "parameters": {"shared_memory_region": {"string_param": "r"}}}]),
-            grpc.StatusCode.UNIMPLEMENTED,
-            "shared memory",
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "needs the parameter 'shared_memory_byte_size'",
         ),
     ],
 )
@@ -191,12 +191,6 @@ async def test_models_are_controlled(stub: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("SystemSharedMemoryStatus", predict_pb2.SystemSharedMemoryStatusRequest()),
-        ("SystemSharedMemoryRegister", predict_pb2.SystemSharedMemoryRegisterRequest()),
-        ("SystemSharedMemoryUnregister", predict_pb2.SystemSharedMemoryUnregisterRequest()),
-        ("CudaSharedMemoryStatus", predict_pb2.CudaSharedMemoryStatusRequest()),
-        ("CudaSharedMemoryRegister", predict_pb2.CudaSharedMemoryRegisterRequest()),
-        ("CudaSharedMemoryUnregister", predict_pb2.CudaSharedMemoryUnregisterRequest()),
         ("TraceSetting", predict_pb2.TraceSettingRequest()),
         ("LogSettings", predict_pb2.LogSettingsRequest()),
     ],

@@ -217,7 +217,6 @@ async def test_an_upgrade_is_not_taken(serve: Any) -> None:
         ("GET", "/v2/logging", 501, "logging extension"),
         ("GET", "/v2/trace/setting", 501, "trace extension"),
         ("POST", "/v2/models/ident/generate", 501, "generate extension"),
-        ("GET", "/v2/systemsharedmemory/status", 501, "shared memory extension"),
         ("POST", "/v2/repository/mine/index", 501, "repository"),
         ("POST", "/v2/repository/models/nope/load", 500, "failed to load 'nope'"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_worker.engine import batching, border, scheduler, spec, statistics
+from gpu_worker.engine import batching, border, regions, scheduler, spec, statistics
 from gpu_worker.runtime import port
 
 MODEL = spec.ModelSpec(
@@ -57,7 +57,7 @@ def test_a_request_is_counted_before_it_is_answered(deadline_s: float | None, re
     loop = AtOnce()
     try:
         serving = scheduler.Scheduler(MODEL, [Double()], counters)
-        assert serving.submit([asked], loop, time.monotonic_ns()) == []
+        assert serving.submit([asked], loop, time.monotonic_ns(), regions.Regions()) == []
         serving.stop()
         assert serving.join(time.monotonic() + 60)
     finally:

@@ -10,6 +10,7 @@ import pytest
 
 from gpu_worker import core, flags, settings
 from gpu_worker.engine import border
+from gpu_worker.wire import rules
 
 REPOSITORY = "--model-repository=/models"
 
@@ -66,6 +67,32 @@ def test_defaults_are_those_of_triton() -> None:
 def test_what_changes_nothing_is_ignored_with_a_notice() -> None:
     found = settings.load([REPOSITORY, "--http-thread-count=8", "--pinned-memory-pool-byte-size", "0"])
     assert set(found.ignored) == {"http-thread-count", "pinned-memory-pool-byte-size"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ([], [False, False]),
+        (["--http-address=127.0.0.1"], [True, False]),
+        (["--http-address=::1", "--grpc-address=127.7.0.1"], [True, True]),
+        (["--http-address=localhost", "--grpc-address=::"], [True, False]),
+        (["--allow-client-shm=true"], [True, True]),
+        (["--allow-client-shm=false", "--http-address=127.0.0.1"], [False, False]),
+    ],
+)
+def test_shared_memory_is_for_clients_of_this_machine_unless_asked_for(
+    arguments: list[str], allowed: list[bool]
+) -> None:
+    found = settings.load([REPOSITORY, *arguments])
+    assert [may_share(found.http_rules), may_share(found.grpc_rules)] == allowed
+
+
+def may_share(front: rules.Rules) -> bool:
+    try:
+        front.sharing.check()
+    except border.InferenceError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", flags.REFUSED)

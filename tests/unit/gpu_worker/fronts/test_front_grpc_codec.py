@@ -132,10 +132,51 @@ def test_the_one_reserved_parameter_of_grpc_is_taken() -> None:
     }
 
 
-def test_shared_memory_is_unsupported_and_classification_must_be_a_count() -> None:
-    request = message()
-    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    assert refusal(request).kind is border.ErrorKind.UNSUPPORTED
+def place(of: Any, name: str = "r", offset: int = 8, byte_size: int = 16) -> None:
+    of.parameters["shared_memory_region"].string_param = name
+    of.parameters["shared_memory_offset"].int64_param = offset
+    of.parameters["shared_memory_byte_size"].int64_param = byte_size
+
+
+def test_inputs_in_shared_memory_take_no_raw_entry_and_outputs_there_leave_it_empty() -> None:
+    request = message(shape=[4])
+    request.inputs.insert(0, predict_pb2.ModelInferRequest.InferInputTensor(name="S", datatype="FP32", shape=[4]))
+    place(request.inputs[0])
+    place(request.outputs.add(name="O"), offset=0)
+    request.raw_input_contents.append(bytes(16))
+    found = codec.decode(request, request.raw_input_contents, reply)
+    assert [(each.name, each.region, bytes(each.data)) for each in found.inputs] == [
+        ("S", border.Region("r", 8, 16), b""),
+        (request.inputs[1].name, None, bytes(16)),
+    ]
+    assert found.outputs == [border.RequestedOutput("O", 0, border.Region("r", 0, 16))]
+    told = codec.encode(
+        border.InferResponse("m", "1", "", [border.Tensor("O", "FP32", (4,), b"", found.outputs[0].region)])
+    )
+    assert list(told.raw_output_contents) == [b""]
+    shown = {
+        name: getattr(each, each.WhichOneof("parameter_choice") or "")
+        for name, each in told.outputs[0].parameters.items()
+    }
+    assert shown == {"shared_memory_region": "r", "shared_memory_offset": 0, "shared_memory_byte_size": 16}
+
+
+def test_shared_memory_excludes_contents_raw_entries_and_classification() -> None:
+    request = message(shape=[0])
+    place(request.inputs[0])
+    request.raw_input_contents.append(b"")
+    assert "expected one raw_input_contents entry for each of 0 inputs, got 1" in refusal(request).message
+    request = message(shape=[0])
+    place(request.inputs[0])
+    request.inputs[0].contents.fp32_contents.append(1)
+    assert "contents field must not be specified when using shared memory" in refusal(request).message
+    request = message(shape=[0])
+    place(request.outputs.add(name="O"))
+    request.outputs[0].parameters["classification"].int64_param = 1
+    assert "'classification' and 'shared_memory_region'" in refusal(request).message
+
+
+def test_classification_must_be_a_count() -> None:
     request = message(shape=[0])
     request.outputs.add(name="O").parameters["classification"].string_param = "3"
     assert "classification" in refusal(request).message

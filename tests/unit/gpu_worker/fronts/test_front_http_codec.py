@@ -37,6 +37,13 @@ def tensors(draw: st.DrawFn, kinds: list[str]) -> border.Tensor:
     return border.Tensor("T", datatype, shape, array.tobytes())
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
 def body(**entry: Any) -> bytes:
     entry = {"name": "IN", "shape": [2], "datatype": "FP32"} | entry
     return orjson.dumps({"inputs": [entry]})
@@ -176,9 +183,56 @@ def test_what_is_wrong_is_refused_by_name(raw: bytes, fragment: str) -> None:
     assert fragment in error.message
 
 
-def test_shared_memory_is_refused_as_unsupported() -> None:
-    error = refusal(body(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8}))
-    assert error.kind is border.ErrorKind.UNSUPPORTED
+REGION = {"shared_memory_region": "r", "shared_memory_offset": 4, "shared_memory_byte_size": 8}
+
+
+def test_tensors_in_shared_memory_are_named_by_their_place() -> None:
+    outputs = [{"name": "O", "parameters": {**REGION, "binary_data": False}}, {"name": "P"}]
+    raw = orjson.loads(body(parameters=REGION)) | {"outputs": outputs, "parameters": {"binary_data_output": True}}
+    found = decode(orjson.dumps(raw))
+    assert found.inputs == [border.Tensor("IN", "FP32", (2,), b"", border.Region("r", 4, 8))]
+    assert found.outputs[0].region == border.Region("r", 4, 8)
+    told = answer(
+        border.Tensor("O", "FP32", (2,), b"", border.Region("r", 4, 8)), border.Tensor("P", "FP32", (1,), bytes(4))
+    )
+    shown, binary = whole(encoding.encode(told, found.wishes))
+    assert shown["outputs"][0] == {"name": "O", "datatype": "FP32", "shape": [2], "parameters": REGION}
+    assert binary == bytes(4)
+    only = encoding.encode(answer(told.outputs[0]), found.wishes)
+    assert only.content_type == messages.JSON
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fragment"),
+    [
+        ({"shared_memory_region": 1, "shared_memory_byte_size": 8}, "must be the name of a region"),
+        ({"shared_memory_region": "r"}, "needs the parameter 'shared_memory_byte_size'"),
+        ({**REGION, "shared_memory_offset": -1}, "'shared_memory_offset' of input 'IN' must be a non-negative integer"),
+        ({**REGION, "shared_memory_offset": True}, "must be a non-negative integer"),
+        ({**REGION, "shared_memory_byte_size": 2**63}, "below 2^63"),
+        ({**REGION, "binary_data_size": 8}, "binary_data_size and shared_memory_region"),
+        ({"shared_memory_offset": 4}, "has none"),
+    ],
+)
+def test_places_that_are_none_are_refused(parameters: dict[str, Any], fragment: str) -> None:
+    error = refusal(body(parameters=parameters))
+    assert error.kind is border.ErrorKind.INVALID_ARGUMENT
+    assert fragment in error.message
+
+
+@pytest.mark.parametrize("other", [{"binary_data": True}, {"classification": 1}])
+def test_an_output_in_shared_memory_is_nothing_else(other: dict[str, Any]) -> None:
+    raw = orjson.loads(body(data=[1, 2])) | {"outputs": [{"name": "O", "parameters": REGION | other}]}
+    assert f"'{next(iter(other))}' and 'shared_memory_region'" in refusal(orjson.dumps(raw)).message
+
+
+@given(
+    st.dictionaries(st.sampled_from([*REGION, "binary_data", "binary_data_size", "classification", "x"]), JSON_VALUES)
+)
+def test_any_parameters_of_tensors_are_decoded_or_refused(parameters: dict[str, Any]) -> None:
+    entry = {"name": "IN", "shape": [2], "datatype": "FP32", "parameters": parameters}
+    with contextlib.suppress(border.InferenceError):
+        decode(orjson.dumps({"inputs": [entry], "outputs": [{"name": "O", "parameters": parameters}]}))
 
 
 def test_leftover_bytes_are_refused() -> None:
