@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, chart, cli, lease_states, metrics, settings, sidecar, test_cluster, worker
+from docs.pages import api, chart, cli, lease_states, metrics, model_config, settings, sidecar, test_cluster, worker
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGES = {
@@ -14,6 +14,7 @@ PAGES = {
     "cli.md": cli.text,
     "lease-states.md": lease_states.text,
     "metrics.md": metrics.text,
+    "model-config.md": model_config.text,
     "settings.md": settings.text,
     "sidecar-flags.md": sidecar.text,
     "test-cluster.md": test_cluster.text,

@@ -55,7 +55,8 @@ class Options:
     `load_at_start` names the models that explicit control loads at start; `("*",)` means every model. `auto_complete`
     off is the strict mode: a model must bring its whole configuration. `backend_config` holds settings of ONNX Runtime
     for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`. Clients see `server_id`
-    as the server's name where one is given.
+    as the server's name where one is given. `model_config_name` names the configuration that each model uses where it has
+    one of that name.
     """
 
     repositories: tuple[pathlib.Path, ...]
@@ -67,6 +68,7 @@ class Options:
     backend_config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     default_max_batch_size: int = 4
     load_thread_count: int = 4
+    model_config_name: str = ""
     server_id: str = ""
     server_name: str = "tms-worker"
     server_version: str = "0.1.0"
@@ -94,7 +96,7 @@ class Core(border.Engine):
         defaults = completion.Defaults.of(
             options.backend_config, options.default_max_batch_size, auto_complete=options.auto_complete
         )
-        repository = layout.Repository(options.repositories)
+        repository = layout.Repository(options.repositories, options.model_config_name)
         opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults)
         return cls(options, registry.Registry(repository, opener, options.load_thread_count))
 

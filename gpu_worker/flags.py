@@ -142,6 +142,13 @@ MODELS = (
     _on("strict-readiness", "ready only while all models that should be loaded are"),
     _off("disable-auto-complete-config", "take no missing configuration from the model itself"),
     _off("strict-model-config", "older name for the same, as a boolean"),
+    Flag(
+        "model-config-name",
+        "configuration to take from each model's configs/NAME.pbtxt where it is there",
+        str,
+        "",
+        "NAME",
+    ),
     Flag("model-load-thread-count", "models loaded at the same time", positive, 4, "N"),
     Flag(
         "backend-config", "[backend,]setting=value; may be repeated", backend_setting, metavar="SETTING", repeated=True
@@ -279,7 +286,6 @@ REFUSED = {
     "http-restricted-api": _NO_RESTRICTION,
     "log-file": "logs go to stderr: redirect it",
     "metrics-config": "which metrics there are cannot be chosen",
-    "model-config-name": "each model has one configuration, config.pbtxt",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-load-retry-count": "a failed load is not tried again by itself",
     "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",

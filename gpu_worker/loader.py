@@ -1,7 +1,8 @@
 """From a model's directory to versions that serve, and back.
 
-Everything here blocks and belongs into load threads. A load that fails leaves nothing behind: no thread starts before
-every instance of every version is ready and warm.
+Everything here blocks and belongs into load threads, but for `Opened.serve`. A load that fails leaves nothing behind: no
+thread starts before every instance of every version is ready and warm. What serves already and is not touched by a
+change is kept: only instances that are wanted beside it are loaded.
 """
 
 from __future__ import annotations
@@ -10,52 +11,113 @@ import dataclasses
 import pathlib
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import structlog
 
-from gpu_worker.engine import batching, border, scheduler, spec, statistics, tensors
-from gpu_worker.repository import completion, configuration, layout, support, tuning
+from gpu_worker.engine import batching, border, scheduler, spec, statistics
+from gpu_worker.repository import backends, completion, configuration, layout, support, tuning, warmup
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
-_MAX_WARMUP_RUNS = 10_000
+_Config = model_config_pb2.ModelConfig
+_Instances = Sequence[tuple[port.Device, port.Program]]
 
 log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be loaded: the configuration as far as it is known without the model, and a directory per version."""
+    """What is to be loaded: the configuration as far as it is known without the model, and a directory per version.
+
+    `basis` is all of the configuration that a version which stays must share, `choice` the rest: instances and which
+    versions. `files` are the fingerprints by version and beside them (``""``), None where files came with the load.
+    """
 
     directory: layout.ModelDirectory
-    config: model_config_pb2.ModelConfig
+    config: _Config
     options: port.SessionOptions
     versions: Mapping[int, pathlib.Path]
+    basis: bytes
+    choice: bytes
+    files: Mapping[str, layout.Fingerprint] | None
+
+    def keeps(self, version: int, earlier: Plan) -> bool:
+        """Whether that version is the same as in the earlier plan, but for how many instances it has."""
+        if self.files is None or earlier.files is None:
+            return False
+        alike = self.basis == earlier.basis and version in earlier.versions
+        return alike and all(self.files.get(part) == earlier.files.get(part) for part in ("", str(version)))
+
+    def equals(self, earlier: Plan) -> bool:
+        """Whether nothing has changed."""
+        return (
+            self.choice == earlier.choice
+            and self.versions.keys() == earlier.versions.keys()
+            and all(self.keeps(version, earlier) for version in self.versions)
+        )
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Version:
-    """A model version that serves."""
+    """A model version that serves. It does not hold its programs: they end with the scheduler's threads."""
 
     spec: spec.ModelSpec
-    config: model_config_pb2.ModelConfig
+    config: _Config
     scheduler: scheduler.Scheduler
     counters: statistics.Statistics
     cost: statistics.LoadCost
-    programs: tuple[weakref.ref[port.Program], ...]
+    instances: tuple[tuple[port.Device, weakref.ref[port.Program]], ...]
 
     def statistics(self) -> border.ModelStatistics:
-        return self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
+        found = self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
+        return dataclasses.replace(found, tags=dict(self.config.metric_tags))
+
+    def programs(self) -> list[tuple[port.Device, port.Program]]:
+        """One for each instance that is alive."""
+        alive = ((device, held()) for device, held in self.instances)
+        return [(device, program) for device, program in alive if program is not None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Opened:
-    """The instances of one version, not yet serving."""
+class Serving:
+    """What a model serves, and the plan that it was loaded by."""
 
-    programs: tuple[port.Program, ...]
-    cost: statistics.LoadCost
+    plan: Plan
+    versions: Mapping[str, Version]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Instances that are ready, not yet serving."""
+
+    instances: _Instances
+    cost: statistics.LoadCost = dataclasses.field(default_factory=statistics.LoadCost)
+
+    @property
+    def programs(self) -> list[port.Program]:
+        return list(dict.fromkeys(program for _, program in self.instances))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """Versions ready to take over, ascending: `fresh` ones serve already, the others stay as they are until `serve`."""
+
+    versions: Mapping[str, Version]
+    fresh: Sequence[Version]
+    changes: Sequence[tuple[Version, _Config, _Instances]]
+
+    def serve(self) -> None:
+        """Gives the versions that stay their new configuration and instances; does not block."""
+        for version, config, instances in self.changes:
+            version.config = config
+            version.instances = _held(instances)
+            version.scheduler.resize([program for _, program in instances])
+
+    def abandon(self) -> None:
+        """Ends what is fresh; what stays is as it was."""
+        for version in self.fresh:
+            version.scheduler.abandon()
 
 
 class Loader:
@@ -68,60 +130,95 @@ class Loader:
         self._runtime = runtime
         self._defaults = defaults
 
-    def plan(self, directory: layout.ModelDirectory, override: str | None) -> Plan:
-        """Reads and checks what can be known before loading; `override` is a configuration in JSON, or None.
+    def plan(self, directory: layout.ModelDirectory, override: str | None, *, brought: bool = False) -> Plan:
+        """Reads and checks what can be known before loading.
 
-        Raises InferenceError.
+        `override` is a configuration in JSON, or None; `brought` tells that the directory came with the load. Raises
+        InferenceError.
         """
         name = directory.name
+        # Looked at before the configuration is read: what changes meanwhile differs at the next look.
+        files = None if brought else directory.files()
         if override is None:
             config = configuration.from_text(name, directory.config_text())
         else:
             config = configuration.from_json(name, override)
         support.check(config)
-        configuration.fill(config, self._runtime.gpus())
         available = directory.versions()
+        backends.settle(config, (entry.name for path in available.values() for entry in path.iterdir()))
+        configuration.fill(config, self._runtime.gpus())
         chosen = configuration.served_versions(config, available)
-        options = tuning.options(config, self._defaults.parameters)
-        return Plan(directory, config, options, {version: available[version] for version in chosen})
+        return Plan(
+            directory=directory,
+            config=config,
+            options=tuning.options(config, self._defaults.parameters),
+            versions={version: available[version] for version in chosen},
+            basis=_basis(config),
+            choice=config.SerializeToString(deterministic=True),
+            files=files,
+        )
 
-    def open(self, plan: Plan) -> dict[str, Version]:
-        """Loads every version and lets it serve; the keys ascend. Raises InferenceError or port.LoadFailed."""
-        opened: dict[int, _Opened] = {}
-        for version, directory in plan.versions.items():
-            opened[version] = self._open_version(plan, directory)
-        # The highest version speaks for the model where the configuration is silent.
-        speaker = opened[max(opened)].programs[0]
+    def open(self, plan: Plan, serving: Serving | None = None) -> Opened:
+        """Loads every version that cannot stay. Raises InferenceError or port.LoadFailed."""
+        there = _staying(plan, serving)
+        loaded = {number: self._load(plan, path) for number, path in plan.versions.items() if number not in there}
+        speaker = _speaker(plan, loaded, there)
         completion.complete(plan.config, speaker.inputs, speaker.outputs, self._defaults)
+        for number in [number for number, version in there.items() if _basis(version.config) != _basis(plan.config)]:
+            del there[number]
+            loaded[number] = self._load(plan, plan.versions[number])
         labels = _labels(plan)
-        for each in opened.values():
+        specs = {number: _spec(plan.config, str(number), labels) for number in plan.versions}
+        for number, each in loaded.items():
             completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
-            _warm_up(plan.config, each.programs)
-        return {str(version): _serving(plan, str(version), each, labels) for version, each in opened.items()}
+            _warm_up(plan, specs[number], each.programs)
+        changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
+        fresh = {number: _fresh(plan.config, specs[number], each) for number, each in loaded.items()}
+        versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
+        return Opened(versions, list(fresh.values()), changes)
 
-    def _open_version(self, plan: Plan, directory: pathlib.Path) -> _Opened:
-        model = layout.inside(directory, plan.config.default_model_filename)
-        if not model.exists():
-            raise port.LoadFailed(f"version {directory.name} has no file '{plan.config.default_model_filename}'")
+    def _change(self, plan: Plan, version: Version, model: spec.ModelSpec) -> tuple[Version, _Config, _Instances]:
+        """What a version that stays is to have from now on; loads the instances that it has not."""
+        left = version.programs()
+        before = {id(program) for _, program in left}
+        instances: list[tuple[port.Device, port.Program]] = []
+        for device, count in _placements(plan.config):
+            mine = [program for where, program in left if where == device][:count]
+            left = _without(left, device, count)
+            if mine and mine[0].shareable:
+                mine += [mine[0]] * (count - len(mine))
+            elif count > len(mine):
+                path = plan.versions[int(model.version)]
+                mine += self._instances(plan, path, device, count - len(mine))
+            instances += [(device, program) for program in mine]
+        added = {id(program): program for _, program in instances if id(program) not in before}
+        _warm_up(plan, model, list(added.values()))
+        return version, plan.config, instances
+
+    def _load(self, plan: Plan, directory: pathlib.Path) -> _Loaded:
         started_s = time.monotonic()
         placements = list(_placements(plan.config))
         used = {device: devices.memory_in_use_bytes(device) for device, _ in placements}
-        programs: list[port.Program] = []
+        instances: list[tuple[port.Device, port.Program]] = []
         for device, count in placements:
-            programs += self._instances(model, device, count, plan.options)
+            instances += [(device, program) for program in self._instances(plan, directory, device, count)]
         grown = {
             (device.kind, device.ordinal): max(0, devices.memory_in_use_bytes(device) - before_bytes)
             for device, before_bytes in used.items()
         }
-        return _Opened(tuple(programs), statistics.LoadCost(time.monotonic() - started_s, grown))
+        return _Loaded(tuple(instances), statistics.LoadCost(time.monotonic() - started_s, grown))
 
-    def _instances(
-        self, model: pathlib.Path, device: port.Device, count: int, options: port.SessionOptions
-    ) -> list[port.Program]:
-        first = self._runtime.load(model, device, options)
+    def _instances(self, plan: Plan, directory: pathlib.Path, device: port.Device, count: int) -> list[port.Program]:
+        name = plan.config.default_model_filename
+        if plan.config.cc_model_filenames:
+            name = plan.config.cc_model_filenames.get(self._runtime.capability(device), name)
+        model = layout.inside(directory, name)
+        if not model.exists():
+            raise port.LoadFailed(f"version {directory.name} has no file '{name}'")
+        first = self._runtime.load(model, device, plan.options)
         if first.shareable:
             return [first] * count
-        return [first] + [self._runtime.load(model, device, options) for _ in range(count - 1)]
+        return [first] + [self._runtime.load(model, device, plan.options) for _ in range(count - 1)]
 
 
 def free(versions: Mapping[str, Version]) -> None:
@@ -129,16 +226,43 @@ def free(versions: Mapping[str, Version]) -> None:
 
     Logs an error where a model's memory is still held by someone.
     """
-    held = {name: version.programs for name, version in versions.items()}
     names = {version.spec.name for version in versions.values()}
     devices.reclaim()
-    for version, programs in held.items():
-        alive = sum(program() is not None for program in programs)
+    for name, version in versions.items():
+        alive = len({id(program) for _, program in version.programs()})
         if alive:
-            log.error("model.memory_held", models=sorted(names), version=version, sessions=alive)
+            log.error("model.memory_held", models=sorted(names), version=name, sessions=alive)
 
 
-def _placements(config: model_config_pb2.ModelConfig) -> Iterator[tuple[port.Device, int]]:
+def _basis(config: _Config) -> bytes:
+    shared = _Config()
+    shared.CopyFrom(config)
+    shared.ClearField("instance_group")
+    shared.ClearField("version_policy")
+    return shared.SerializeToString(deterministic=True)
+
+
+def _staying(plan: Plan, serving: Serving | None) -> dict[int, Version]:
+    """The versions that serve and need not be loaded anew."""
+    if serving is None:
+        return {}
+    return {
+        number: serving.versions[str(number)]
+        for number in plan.versions
+        if str(number) in serving.versions and plan.keeps(number, serving.plan)
+    }
+
+
+def _speaker(plan: Plan, loaded: Mapping[int, _Loaded], there: Mapping[int, Version]) -> port.Program:
+    """The highest version speaks for the model where the configuration is silent."""
+    highest = max(plan.versions)
+    instances = loaded[highest].instances if highest in loaded else there[highest].programs()
+    if not instances:
+        raise port.LoadFailed(f"version {highest} ended while it was to stay: load the model again")
+    return instances[0][1]
+
+
+def _placements(config: _Config) -> Iterator[tuple[port.Device, int]]:
     for group in config.instance_group:
         if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU:
             for gpu in group.gpus:
@@ -147,20 +271,31 @@ def _placements(config: model_config_pb2.ModelConfig) -> Iterator[tuple[port.Dev
             yield port.Device("CPU", 0), group.count
 
 
-def _serving(plan: Plan, version: str, opened: _Opened, labels: Mapping[str, tuple[str, ...]]) -> Version:
-    model = _spec(plan.config, version, labels)
+def _without(
+    instances: Iterable[tuple[port.Device, port.Program]], device: port.Device, count: int
+) -> list[tuple[port.Device, port.Program]]:
+    """The instances but for the first `count` of that device."""
+    left = []
+    for where, program in instances:
+        if where == device and count > 0:
+            count -= 1
+        else:
+            left.append((where, program))
+    return left
+
+
+def _held(instances: _Instances) -> tuple[tuple[port.Device, weakref.ref[port.Program]], ...]:
+    return tuple((device, weakref.ref(program)) for device, program in instances)
+
+
+def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded) -> Version:
     counters = statistics.Statistics()
-    return Version(
-        model,
-        plan.config,
-        scheduler.Scheduler(model, opened.programs, counters),
-        counters,
-        opened.cost,
-        tuple(weakref.ref(program) for program in dict.fromkeys(opened.programs)),
-    )
+    programs = [program for _, program in loaded.instances]
+    serving = scheduler.Scheduler(model, programs, counters)
+    return Version(model, config, serving, counters, loaded.cost, _held(loaded.instances))
 
 
-def _spec(config: model_config_pb2.ModelConfig, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
+def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
     dynamic = config.dynamic_batching
     policy = dynamic.default_queue_policy
     return spec.ModelSpec(
@@ -168,16 +303,8 @@ def _spec(config: model_config_pb2.ModelConfig, version: str, labels: Mapping[st
         version=version,
         platform=config.platform,
         max_batch_size=config.max_batch_size,
-        inputs=tuple(
-            spec.TensorSpec(each.name, completion.datatype(each.data_type), tuple(each.dims), each.optional)
-            for each in config.input
-        ),
-        outputs=tuple(
-            spec.TensorSpec(
-                each.name, completion.datatype(each.data_type), tuple(each.dims), labels=labels.get(each.name, ())
-            )
-            for each in config.output
-        ),
+        inputs=tuple(_tensor(each, optional=each.optional) for each in config.input),
+        outputs=tuple(_tensor(each, labels=labels.get(each.name, ())) for each in config.output),
         batching=batching.Config(
             max_batch_size=config.max_batch_size,
             dynamic=config.HasField("dynamic_batching"),
@@ -188,6 +315,18 @@ def _spec(config: model_config_pb2.ModelConfig, version: str, labels: Mapping[st
             policy.max_queue_size, policy.default_timeout_microseconds, allow_override=policy.allow_timeout_override
         ),
         preserve_ordering=dynamic.preserve_ordering,
+    )
+
+
+def _tensor(
+    declared: model_config_pb2.ModelInput | model_config_pb2.ModelOutput,
+    *,
+    optional: bool = False,
+    labels: tuple[str, ...] = (),
+) -> spec.TensorSpec:
+    reshape = tuple(declared.reshape.shape) if declared.HasField("reshape") else None
+    return spec.TensorSpec(
+        declared.name, completion.datatype(declared.data_type), tuple(declared.dims), optional, labels, reshape
     )
 
 
@@ -203,35 +342,14 @@ def _labels(plan: Plan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _warm_up(config: model_config_pb2.ModelConfig, programs: Sequence[port.Program]) -> None:
-    outputs = [output.name for output in config.output]
-    for warmup in config.model_warmup:
-        if warmup.count > _MAX_WARMUP_RUNS:
-            raise port.LoadFailed(f"model_warmup '{warmup.name}' count must be at most {_MAX_WARMUP_RUNS}")
-        feeds = {
-            name: _sample(each, warmup.batch_size if config.max_batch_size else 0)
-            for name, each in warmup.inputs.items()
-        }
-        for program in dict.fromkeys(programs):
-            for _ in range(max(1, warmup.count)):
+def _warm_up(plan: Plan, model: spec.ModelSpec, programs: Sequence[port.Program]) -> None:
+    if not (programs and plan.config.model_warmup):
+        return
+    outputs = list(model.outputs_by_name)
+    for sample in warmup.samples(plan.config, model, plan.directory):
+        for program in programs:
+            for _ in range(sample.runs):
                 try:
-                    program.run(feeds, outputs)
+                    program.run(sample.feeds, outputs)
                 except port.RunFailed as error:
-                    raise port.LoadFailed(f"model_warmup '{warmup.name}' failed: {error}") from error
-
-
-def _sample(wanted: model_config_pb2.ModelWarmup.Input, batch_size: int) -> tensors.Array:
-    """Zeros, or the same random values at every load."""
-    shape = ([batch_size] if batch_size else []) + list(wanted.dims)
-    if any(dim < 0 for dim in shape):
-        raise port.LoadFailed(f"model_warmup dims {shape} must not be variable")
-    datatype = tensors.DATATYPES[completion.datatype(wanted.data_type)]
-    generator = np.random.default_rng(0)
-    if datatype.name == "BYTES":
-        text = "warm-up" if wanted.random_data else ""
-        return np.full(shape, text, dtype=object)
-    if not wanted.random_data:
-        return np.zeros(shape, datatype.dtype)
-    if datatype.dtype.kind == "f":
-        return generator.random(shape).astype(datatype.dtype)
-    return generator.integers(0, 2 if datatype.name == "BOOL" else 127, shape).astype(datatype.dtype)
+                    raise port.LoadFailed(f"model_warmup '{sample.name}' failed: {error}") from error

@@ -115,7 +115,7 @@ class Metrics:
         self._readings: list[machine.Reading] = []
         self._read_at_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failures: dict[tuple[str, str], Mapping[str, int]] = {}
+        self._failures: dict[tuple[str, str], tuple[Mapping[str, str], Mapping[str, int]]] = {}
 
     def parallel(self, request: messages.Request) -> bool:  # noqa: ARG002 - the application's shape
         return True
@@ -176,14 +176,13 @@ class Metrics:
         for of in found:
             # The latest go to the end, and what was gone longest is forgotten first.
             self._failures.pop((of.name, of.version), None)
-            self._failures[of.name, of.version] = of.failures
+            self._failures[of.name, of.version] = _labels(of), of.failures
         while len(self._failures) > max(_REMEMBERED, len(found)):
             del self._failures[next(iter(self._failures))]
         yield _head("nv_inference_request_failure", "counter", FAILURE_WORDS)
-        for (name, version), failures in sorted(self._failures.items()):
+        for _, (labels, failures) in sorted(self._failures.items()):
             for reason in _REASONS:
-                labels = {"model": name, "version": version, "reason": reason}
-                yield _line("nv_inference_request_failure", labels, failures.get(reason, 0))
+                yield _line("nv_inference_request_failure", {**labels, "reason": reason}, failures.get(reason, 0))
 
 
 def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
@@ -191,18 +190,23 @@ def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
     for family, kind, words, value in PER_MODEL:
         yield _head(family, kind, words)
         for of in versions:
-            yield _line(family, {"model": of.name, "version": of.version}, value(of))
+            yield _line(family, _labels(of), value(of))
 
 
 def _latency(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
     yield _head(LATENCY, "histogram", LATENCY_WORDS)
     for of in found:
-        labels = {"model": of.name, "version": of.version}
+        labels = _labels(of)
         counts = list(itertools.accumulate(of.latency))
         for bound, count in zip(_LATENCY_BOUNDS, counts, strict=True):
             yield _line(f"{LATENCY}_bucket", {**labels, "le": bound}, count)
         yield _line(f"{LATENCY}_sum", labels, of.success.ns / 1e9)
         yield _line(f"{LATENCY}_count", labels, counts[-1])
+
+
+def _labels(of: border.ModelStatistics) -> dict[str, str]:
+    """A model's own tags are told apart from the labels that every model has by their first letter."""
+    return {"model": of.name, "version": of.version, **{f"_{tag}": text for tag, text in of.tags.items()}}
 
 
 def _readings(readings: Iterable[machine.Reading]) -> Iterable[str]:

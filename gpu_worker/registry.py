@@ -43,22 +43,10 @@ class State(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
-    """What a model was loaded from; `files` None where that cannot be compared."""
-
-    files: layout.Fingerprint | None
-    override: str | None
-
-    def unchanged(self, earlier: _Source | None) -> bool:
-        return self.files is not None and self == earlier
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A load that can begin, or (`plan` None) need not, as nothing has changed."""
+    """A load that can begin; `temporary` holds the files that came with it."""
 
-    source: _Source
-    plan: loader.Plan | None
+    plan: loader.Plan
     temporary: layout.ModelDirectory | None
 
 
@@ -76,12 +64,15 @@ class _Model:
         self.versions: dict[str, loader.Version] = {}
         self.highest: loader.Version | None = None
         self.states: dict[str, tuple[State, str]] = {}
-        self.source: _Source | None = None
+        self.plan: loader.Plan | None = None
         self.temporary: layout.ModelDirectory | None = None
 
     def serve(self, versions: dict[str, loader.Version]) -> None:
         self.versions = versions
         self.highest = next(reversed(versions.values()), None)
+
+    def serving(self) -> loader.Serving | None:
+        return loader.Serving(self.plan, self.versions) if self.plan and self.versions else None
 
     def mark(self, versions: Sequence[str], state: State, reason: str = "") -> None:
         self.states = dict.fromkeys(versions, (state, reason))
@@ -145,9 +136,12 @@ class Registry:
     def index(self, *, ready: bool) -> list[border.IndexEntry]:
         """Every model in the repositories or ever touched; with `ready` only versions that serve."""
         entries: list[border.IndexEntry] = []
+        duplicates = self._repository.duplicates()
         for name in sorted({*self._repository.names(), *self._models}):
             model = self._models.get(name)
             states = model.states if model else {}
+            if name in duplicates and not (model and model.versions):
+                states = {"": (State.UNAVAILABLE, duplicates[name])}
             entries += [
                 border.IndexEntry(name, version, state.value, reason)
                 for version, (state, reason) in states.items()
@@ -245,8 +239,9 @@ class Registry:
         """Loads the model; what went wrong, if anything did."""
         try:
             prepared = await self._in_pool(lambda: self._prepare(model, parameters))
-            if prepared.plan is not None:
-                await self._replace(model, prepared, prepared.plan)
+            serving = model.serving()
+            if serving is None or not prepared.plan.equals(serving.plan):
+                await self._replace(model, prepared, serving)
         except border.InferenceError as error:
             if error.kind in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
                 return error.bare()
@@ -263,34 +258,34 @@ class Registry:
         temporary = override.write(model.name, files) if files else None
         try:
             directory = temporary or self._repository.find(model.name)
-            source = _Source(None if temporary else directory.fingerprint(), config)
-            if model.versions and source.unchanged(model.source):
-                return _Prepared(source, None, None)
-            return _Prepared(source, self._loader.plan(directory, config), temporary)
+            return _Prepared(self._loader.plan(directory, config, brought=temporary is not None), temporary)
         except BaseException:
             _remove(temporary)
             raise
 
-    async def _replace(self, model: _Model, prepared: _Prepared, plan: loader.Plan) -> None:
+    async def _replace(self, model: _Model, prepared: _Prepared, serving: loader.Serving | None) -> None:
+        plan = prepared.plan
         numbers = [str(version) for version in plan.versions]
         log.info("model.loading", model=model.name, versions=numbers)
         if not model.versions:
             model.mark(numbers, State.LOADING)
         try:
-            versions = await self._in_pool(lambda: self._loader.open(plan))
+            opened = await self._in_pool(lambda: self._loader.open(plan, serving))
         except BaseException:
             _remove(prepared.temporary)
             raise
         if self._stopping:
-            for version in versions.values():
-                version.scheduler.abandon()
+            opened.abandon()
             _remove(prepared.temporary)
             raise scheduler.stopping()
-        old, old_files = model.versions, model.temporary
-        model.serve(versions)
+        staying = set(opened.versions.values())
+        old = {number: version for number, version in model.versions.items() if version not in staying}
+        old_files = model.temporary
+        opened.serve()
+        model.serve(dict(opened.versions))
         model.mark(numbers, State.READY)
-        model.source, model.temporary = prepared.source, prepared.temporary
-        log.info("model.loaded", model=model.name, versions=numbers)
+        model.plan, model.temporary = plan, prepared.temporary
+        log.info("model.loaded", model=model.name, versions=numbers, fresh=[each.spec.version for each in opened.fresh])
         self._retire(old, old_files)
 
     def _failed(self, model: _Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
@@ -309,7 +304,7 @@ class Registry:
                 model.serve({})
                 begun.set()
                 log.info("model.unloading", model=model.name, versions=list(versions))
-                files, model.temporary, model.source = model.temporary, None, None
+                files, model.temporary, model.plan = model.temporary, None, None
                 await self._end(versions, files)
                 model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
                 log.info("model.unloaded", model=model.name)

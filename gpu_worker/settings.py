@@ -107,6 +107,7 @@ def _core(given: argparse.Namespace) -> core.Options:
         backend_config=_backend_config(given),
         load_thread_count=given.model_load_thread_count,
         server_id=given.id,
+        model_config_name=given.model_config_name,
     )
 
 

@@ -209,7 +209,7 @@ class ModelStatistics:
     `inference_count` counts items, `execution_count` model runs, `success.count` requests. `failures` counts requests by
     reason: REJECTED, CANCELED, BACKEND, OTHER. `in_flight` requests have no answer yet, `pending` of them wait for an
     instance. `latency` counts successful requests by how long they took, in the buckets between
-    `statistics.LATENCY_BOUNDS_US`, the last for what is above all.
+    `statistics.LATENCY_BOUNDS_US`, the last for what is above all. `tags` are the model's own labels.
     """
 
     name: str
@@ -230,6 +230,7 @@ class ModelStatistics:
     latency: tuple[int, ...] = ()
     memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     load_duration_s: float = 0.0
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Engine(Protocol):

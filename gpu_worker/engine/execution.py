@@ -89,10 +89,33 @@ def _feeds(model: spec.ModelSpec, requests: Sequence[Request]) -> Iterator[tuple
             continue
         if tensor.datatype == "BYTES":
             strings = [request.strings[index] for request in requests]
-            yield tensor.name, strings[0] if len(strings) == 1 else np.concatenate(strings)
+            array = strings[0] if len(strings) == 1 else np.concatenate(strings)
         else:
             shapes = [part.shape for _, part in parts]
-            yield tensor.name, _joined([each.bytes_of(index, part) for each, part in parts], shapes, tensor.type)
+            array = _joined([each.bytes_of(index, part) for each, part in parts], shapes, tensor.type)
+        yield tensor.name, array if tensor.reshape is None else inward(model, tensor, array)
+
+
+def inward(model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array) -> tensors.Array:
+    """The input in the model's own shape; shares its memory."""
+    batch, dims = _split(model, array.shape)
+    return array.reshape((*batch, *tensor.inward(dims)))
+
+
+def _outward(model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array) -> tensors.Array:
+    """The output in the shape that clients see; shares its memory."""
+    batch, dims = _split(model, array.shape)
+    shape = tensor.outward(dims)
+    if shape is None:
+        expected = [*(-1 for _ in batch), *(tensor.reshape or ())]
+        raise port.RunFailed(f"output '{tensor.name}' has shape {list(array.shape)}, but its reshape is {expected}")
+    # Clients know no scalars: one is a tensor of one element.
+    return array.reshape((*batch, *shape) or (1,))
+
+
+def _split(model: spec.ModelSpec, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The batch dimension, where there is one, and the others."""
+    return (shape[:1], shape[1:]) if model.max_batch_size else ((), shape)
 
 
 def _joined(
@@ -133,6 +156,8 @@ class _Column:
         tensor = model.outputs_by_name[name]
         if array.dtype != tensor.type.dtype:
             raise port.RunFailed(f"output '{name}' has data-type {array.dtype}, expected {tensor.datatype}")
+        if tensor.reshape is not None or not array.shape:
+            array = _outward(model, tensor, array)
         wire = None if array.dtype == object else tensors.to_wire(array)
         item_bytes = 0 if wire is None else tensors.size_bytes(wire) // items
         return cls(tensor, array, wire, item_bytes, alone=len(requests) == 1)

@@ -36,6 +36,14 @@ def stopping() -> border.InferenceError:
     )
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class _Instance:
+    """One thread's share: the program that it runs until it is to leave."""
+
+    program: port.Program
+    leaving: bool = False
+
+
 @dataclasses.dataclass(slots=True)
 class _Batch:
     works: list[work.Work]
@@ -58,15 +66,37 @@ class Scheduler:
         self._idle = 0
         self._timed = 0
         self._closing = False
-        self._sequencer = _Sequencer() if model.preserve_ordering and len(programs) > 1 else None
-        self._threads = [
-            threading.Thread(
-                target=self._serve, args=(program,), name=f"{model.name}_{model.version}_{index}", daemon=True
-            )
-            for index, program in enumerate(programs)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._made = 0
+        self._sequencer = _Sequencer() if model.preserve_ordering else None
+        self._instances: list[_Instance] = []
+        self._threads: list[threading.Thread] = []
+        self.resize(programs)
+
+    def resize(self, programs: Sequence[port.Program]) -> None:
+        """Serves through these from now on, one instance for each entry. Does not block.
+
+        Instances that stay go on as they are; the others end after what they run.
+        """
+        wanted = list(programs)
+        with self._condition:
+            for instance in self._instances:
+                index = next((at for at, program in enumerate(wanted) if program is instance.program), None)
+                instance.leaving = index is None
+                if index is not None:
+                    del wanted[index]
+            self._instances = [instance for instance in self._instances if not instance.leaving]
+            fresh = [] if self._closing else [_Instance(program) for program in wanted]
+            self._instances += fresh
+            self._condition.notify_all()
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads += [self._started(instance) for instance in fresh]
+
+    def _started(self, instance: _Instance) -> threading.Thread:
+        self._made += 1
+        name = f"{self.spec.name}_{self.spec.version}_{self._made - 1}"
+        thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
+        thread.start()
+        return thread
 
     def waiting(self) -> statistics.Waiting:
         """What has no answer yet."""
@@ -139,30 +169,40 @@ class Scheduler:
         if urgent or not self._timed or batching.decide(self._queue, now_ns, self._config).take:
             self._condition.notify()
 
-    def _serve(self, program: port.Program) -> None:
+    def _serve(self, instance: _Instance) -> None:
         done = 0
-        while (batch := self._next(done)) is not None:
+        while (batch := self._next(done, instance)) is not None:
             self._bury(batch.dead)
-            self._deliver(batch.ticket, self._execute(program, batch.works) if batch.works else [])
+            self._deliver(batch.ticket, self._execute(instance.program, batch.works) if batch.works else [])
             done = len(batch.works)
             # The answers' memory is the clients' now; do not hold it while waiting.
             del batch
 
-    def _next(self, done: int) -> _Batch | None:
-        """Waits for the next batch, after `done` requests; None once all is done and nothing more will come."""
+    def _next(self, done: int, instance: _Instance) -> _Batch | None:
+        """Waits for the next batch, after `done` requests; None once the instance is to end."""
         with self._condition:
             self._running -= done
             while True:
                 now_ns = time.monotonic_ns()
+                if instance.leaving:
+                    # It may have been woken for what another instance is to run.
+                    self._wake(now_ns, urgent=True)
+                    self._forget(instance)
+                    return None
                 decision = batching.decide(self._queue, now_ns, self._config)
                 if decision.take:
                     return self._taken(decision.take, now_ns)
                 if self._closing and not self._queue:
+                    self._forget(instance)
                     return None
                 dead = self._purge(now_ns)
                 if dead:
                     return _Batch([], dead, self._ticket())
                 self._wait(decision.wait_until_ns, now_ns)
+
+    def _forget(self, instance: _Instance) -> None:
+        """Lets go of the program: its memory is to be free once its last thread has ended."""
+        self._instances = [each for each in self._instances if each is not instance]
 
     def _taken(self, count: int, now_ns: int) -> _Batch:
         works: list[work.Work] = []

@@ -9,18 +9,23 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from gpu_worker.engine import batching, border, tensors
+from gpu_worker.engine import batching, border, shapes, tensors
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. `dims` leaves the batch dimension out, -1 is variable; `labels` name an output's classes."""
+    """An input or output.
+
+    `dims` leaves the batch dimension out, -1 is variable; `labels` name an output's classes. `reshape` is the shape that
+    the model has in place of `dims`, None where it is the same.
+    """
 
     name: str
     datatype: str
     dims: tuple[int, ...]
     optional: bool = False
     labels: tuple[str, ...] = ()
+    reshape: tuple[int, ...] | None = None
 
     @functools.cached_property
     def fixed(self) -> bool:
@@ -34,6 +39,14 @@ class TensorSpec:
         if self.fixed:
             return dims == self.dims
         return len(dims) == len(self.dims) and all(want in (-1, got) for want, got in zip(self.dims, dims, strict=True))
+
+    def inward(self, dims: tuple[int, ...]) -> tuple[int, ...]:
+        """The model's shape of an input that was admitted with these dims."""
+        return dims if self.reshape is None else shapes.carried(self.dims, dims, self.reshape) or ()
+
+    def outward(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The client's dims of an output that the model gave in this shape; None where it does not fit."""
+        return shape if self.reshape is None else shapes.carried(self.reshape, shape, self.dims)
 
 
 @dataclasses.dataclass(frozen=True)

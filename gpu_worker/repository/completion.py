@@ -1,6 +1,7 @@
 """Configurations completed from the model itself, and checked against it.
 
-Pure: the model's own inputs and outputs come as values. In strict mode nothing is completed, only checked.
+Pure: the model's own inputs and outputs come as values. What is completed is what Triton completes for ONNX models:
+nothing in strict mode, nor where both inputs and outputs are written.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from gpu_worker.engine import border
+from gpu_worker.engine import border, shapes
 from gpu_worker.repository import configuration, numbers
 from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
@@ -52,22 +53,55 @@ def complete(
     outputs: Sequence[port.TensorInfo],
     defaults: Defaults,
 ) -> None:
-    """Fills in batch size, inputs, outputs and the scheduler where they are not given."""
+    """Fills in batch size, inputs, outputs and the scheduler where inputs or outputs are not given.
+
+    Raises InferenceError where they are wanted, and where the model cannot tell them.
+    """
     if not defaults.auto_complete:
         _require_complete(config)
-        return
+    elif not (config.input and config.output):
+        _complete(config, inputs, outputs, defaults)
+    dynamic = config.HasField("dynamic_batching")
+    if dynamic and config.max_batch_size > 0 and not config.dynamic_batching.preferred_batch_size:
+        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+
+
+def _complete(
+    config: model_config_pb2.ModelConfig,
+    inputs: Sequence[port.TensorInfo],
+    outputs: Sequence[port.TensorInfo],
+    defaults: Defaults,
+) -> None:
     if not config.max_batch_size and _could_batch(config, inputs, outputs):
         config.max_batch_size = defaults.max_batch_size
-    leading = 1 if config.max_batch_size else 0
     if not config.input:
         for info in inputs:
             if not info.optional:
-                config.input.add(name=info.name, data_type=_type(info), dims=_dims(info, leading))
+                _declare(config, config.input.add(name=info.name, data_type=_type(info)), info)
     if not config.output:
         for info in outputs:
-            config.output.add(name=info.name, data_type=_type(info), dims=_dims(info, leading))
+            _declare(config, config.output.add(name=info.name, data_type=_type(info)), info)
     if config.max_batch_size > 1 and config.WhichOneof("scheduling_choice") is None:
-        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+        config.dynamic_batching.SetInParent()
+
+
+def _declare(config: model_config_pb2.ModelConfig, declared: _Declared, info: port.TensorInfo) -> None:
+    """Fills in the dims; clients know no scalars, so one becomes a tensor of one element."""
+    if info.shape is None:
+        raise _invalid(
+            config, f"the model does not tell the rank of '{info.name}': give it in {configuration.CONFIG_FILE}"
+        )
+    if config.max_batch_size and (not info.shape or info.shape[0] != shapes.VARIABLE):
+        raise _invalid(
+            config,
+            f"max_batch_size is {config.max_batch_size}, but the model cannot batch: '{info.name}' has shape "
+            f"{list(info.shape)}, whose first dimension is not variable",
+        )
+    declared.dims.extend(info.shape[1:] if config.max_batch_size else info.shape)
+    if not declared.dims:
+        declared.dims.append(1)
+        if config.max_batch_size:
+            declared.reshape.SetInParent()
 
 
 def check(
@@ -95,7 +129,10 @@ def _require_complete(config: model_config_pb2.ModelConfig) -> None:
 def _could_batch(
     config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo], outputs: Iterable[port.TensorInfo]
 ) -> bool:
-    """Whether every tensor has a variable first dimension that the configuration does not spell out."""
+    """Whether every tensor has a variable first dimension that the configuration does not spell out.
+
+    Where it does spell it out for some, shapes are meant to be literal for all.
+    """
     ranks = {each.name: len(each.dims) for each in config.input} | {each.name: len(each.dims) for each in config.output}
     tensors = [info for info in (*inputs, *outputs) if not info.optional]
     for info in tensors:
@@ -148,30 +185,33 @@ def _check_tensor(
             config,
             f"data_type of {kind} '{actual.name}' is {datatype(declared.data_type)}, the model has {actual.datatype}",
         )
+    _check_dims(config, kind, declared)
     if not actual.shape:
         # ONNX Runtime tells an unknown rank and a scalar alike: the configuration knows better.
         return
-    shape = [-1, *declared.dims] if config.max_batch_size else list(declared.dims)
+    dims = declared.reshape.shape if declared.HasField("reshape") else declared.dims
+    shape = [-1, *dims] if config.max_batch_size else list(dims)
     fits = len(shape) == len(actual.shape) and all(
         there in (-1, here) for here, there in zip(shape, actual.shape, strict=True)
     )
     if not fits:
         raise _invalid(config, f"{kind} '{actual.name}' has shape {shape}, the model has {list(actual.shape)}")
-    if any(dim < -1 for dim in declared.dims):
-        raise _invalid(config, f"dims of {kind} '{actual.name}' must be -1 or more")
+
+
+def _check_dims(config: model_config_pb2.ModelConfig, kind: str, declared: _Declared) -> None:
+    for field, dims in (("dims", declared.dims), ("reshape.shape", declared.reshape.shape)):
+        if any(dim < shapes.VARIABLE for dim in dims):
+            raise _invalid(config, f"{field} of {kind} '{declared.name}' must be -1 or more, not {list(dims)}")
+    if declared.HasField("reshape") and not shapes.agree(declared.dims, declared.reshape.shape):
+        raise _invalid(
+            config,
+            f"reshape of {kind} '{declared.name}' turns {list(declared.dims)} into {list(declared.reshape.shape)}: "
+            "elements and variable dimensions must stay as many and in their order",
+        )
 
 
 def _type(info: port.TensorInfo) -> model_config_pb2.DataType.ValueType:
     return model_config_pb2.DataType.Value("TYPE_" + ("STRING" if info.datatype == "BYTES" else info.datatype))
-
-
-def _dims(info: port.TensorInfo, leading: int) -> Sequence[int]:
-    if info.shape is None:
-        raise border.InferenceError(
-            border.ErrorKind.INVALID_ARGUMENT,
-            f"the model does not tell the rank of '{info.name}': give it in {configuration.CONFIG_FILE}",
-        )
-    return info.shape[leading:]
 
 
 def _invalid(config: model_config_pb2.ModelConfig, message: str) -> border.InferenceError:

@@ -6,8 +6,10 @@ Pure. What the model itself must tell is `completion`'s, what is not supported `
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
+import structlog
 from google.protobuf import json_format, text_format
 
 from gpu_worker.engine import border
@@ -19,8 +21,11 @@ DEFAULT_FILENAME = "model.onnx"
 CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
 _MAX_INSTANCES = 256
+_TAG = re.compile(r"[a-zA-Z0-9_]{1,200}")
 
 _Group = model_config_pb2.ModelInstanceGroup
+
+log = structlog.get_logger(__name__)
 
 
 def from_text(name: str, text: str | None) -> model_config_pb2.ModelConfig:
@@ -47,18 +52,19 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
 
 
 def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
-    """Fills in backend, platform, file name, version policy and instance groups.
+    """Fills in file name, version policy and instance groups.
 
     `gpus` are the devices that can be used: KIND_AUTO means them where there are any. Raises InferenceError where a
-    group cannot be.
+    group or a tag cannot be.
     """
-    config.backend = config.backend or BACKEND
-    config.platform = config.platform or PLATFORM
     config.default_model_filename = config.default_model_filename or DEFAULT_FILENAME
     if config.version_policy.WhichOneof("policy_choice") is None:
         config.version_policy.latest.num_versions = 1
     if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
         config.version_policy.latest.num_versions = 1
+    wrong = sorted(tag for tag in config.metric_tags if not _TAG.fullmatch(tag))
+    if wrong:
+        raise _invalid(f"metric_tags {wrong} of model '{config.name}' must be letters, digits and underscores")
     if not config.instance_group:
         config.instance_group.add()
     for index, group in enumerate(config.instance_group):
@@ -66,16 +72,16 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
 
 
 def served_versions(config: model_config_pb2.ModelConfig, available: Iterable[int]) -> list[int]:
-    """The versions that the policy asks for, ascending. Raises InferenceError where one, or every one, is missing."""
+    """The versions that the policy asks for, as far as they are there, ascending. Raises InferenceError for none."""
     versions = sorted(available)
     policy = config.version_policy
     if policy.HasField("latest"):
         chosen = versions[-policy.latest.num_versions :]
     elif policy.HasField("specific"):
-        chosen = sorted(set(policy.specific.versions))
-        missing = [version for version in chosen if version not in versions]
+        chosen = [version for version in versions if version in policy.specific.versions]
+        missing = sorted(set(policy.specific.versions) - set(chosen))
         if missing:
-            raise _invalid(f"version_policy.specific of model '{config.name}' names missing versions {missing}")
+            log.error("version.missing", model=config.name, versions=missing, reason="version_policy.specific")
     else:
         chosen = versions
     if not chosen:

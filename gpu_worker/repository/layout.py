@@ -14,8 +14,15 @@ from collections.abc import Iterator, Sequence
 import structlog
 
 from gpu_worker.engine import border
+from gpu_worker.repository import configuration
 
-_VERSION = re.compile(r"0|[1-9][0-9]*")
+CONFIGS = "configs"
+_MAX_CONFIG_BYTES = 4 * 2**20
+_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
+_MAX_VERSION = 2**63 - 1
+_NO_VERSION = "not a decimal number without leading zeros"
+_CONFIG_NAME = re.compile(r"[^/\0]{1,200}")
+_FOLDERS = {CONFIGS, "warmup", "initial_state"}
 
 _File = tuple[str, int, int, int]
 Fingerprint = tuple[_File, ...]
@@ -26,33 +33,59 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A model's directory, which exists."""
+    """A model's directory, which exists. `config_name` names the configuration among `configs` that goes before."""
 
     name: str
     path: pathlib.Path
+    config_name: str = ""
 
     def config_text(self) -> str | None:
-        """The text of config.pbtxt, None where there is none. Raises InferenceError where it cannot be read."""
-        try:
-            return (self.path / "config.pbtxt").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise _invalid(f"config.pbtxt of model '{self.name}' cannot be read: {error}") from None
+        """The text of the configuration, None where there is none. Raises InferenceError where it cannot be read."""
+        named = (f"{CONFIGS}/{self.config_name}.pbtxt",) if self.config_name else ()
+        for relative in (*named, configuration.CONFIG_FILE):
+            text = self._text(relative)
+            if text is not None:
+                return text
+        return None
 
     def versions(self) -> dict[int, pathlib.Path]:
         """Version directories by number, ascending."""
         found: dict[int, pathlib.Path] = {}
         for entry in self.path.iterdir():
-            if entry.is_dir() and _VERSION.fullmatch(entry.name):
+            if not entry.is_dir() or entry.name in _FOLDERS or entry.name.startswith("."):
+                continue
+            if _VERSION.fullmatch(entry.name) and int(entry.name) <= _MAX_VERSION:
                 found[int(entry.name)] = entry
-            elif entry.is_dir() and entry.name.isdecimal():
-                log.warning("version.ignored", model=self.name, directory=entry.name, reason="leading zero")
+            else:
+                log.warning("version.ignored", model=self.name, directory=entry.name, reason=_NO_VERSION)
         return dict(sorted(found.items()))
+
+    def _text(self, relative: str) -> str | None:
+        try:
+            with (self.path / relative).open("rb") as file:
+                raw = file.read(_MAX_CONFIG_BYTES + 1)
+            if len(raw) > _MAX_CONFIG_BYTES:
+                raise _invalid(f"{relative} of model '{self.name}' is larger than {_MAX_CONFIG_BYTES} bytes")
+            return raw.decode()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise _invalid(f"{relative} of model '{self.name}' cannot be read: {error}") from None
 
     def fingerprint(self) -> Fingerprint:
         """Changes whenever a file of the model does."""
         return tuple(sorted(self._files()))
+
+    def files(self) -> dict[str, Fingerprint]:
+        """The fingerprint by version; that of what lies beside the versions, the configurations left out, at ``""``."""
+        found: dict[str, list[_File]] = {"": []}
+        for file in self.fingerprint():
+            first, separator, _ = file[0].partition("/")
+            if separator and _VERSION.fullmatch(first):
+                found.setdefault(first, []).append(file)
+            elif first not in {configuration.CONFIG_FILE, CONFIGS}:
+                found[""].append(file)
+        return {name: tuple(files) for name, files in found.items()}
 
     def inside(self, relative: str) -> pathlib.Path:
         """The path of a file that must lie in this directory; raises InferenceError for any other."""
@@ -69,26 +102,58 @@ class ModelDirectory:
 class Repository:
     """One or several directories of models; a name must be unique over all of them."""
 
-    def __init__(self, roots: Sequence[pathlib.Path]) -> None:
+    def __init__(self, roots: Sequence[pathlib.Path], config_name: str = "") -> None:
+        if config_name and (config_name.startswith(".") or not _CONFIG_NAME.fullmatch(config_name)):
+            raise _invalid(f"model config name '{config_name}' must be the name of a file in {CONFIGS}, without .pbtxt")
+        self._config_name = config_name
         for root in roots:
             if not root.is_dir():
                 raise _invalid(f"model repository '{root}' is not a directory")
         self._roots = tuple(dict.fromkeys(root.resolve() for root in roots))
 
     def names(self) -> list[str]:
-        """Every model there is, sorted."""
-        return sorted({path.name for root in self._roots for path in _models(root)})
+        """Every model there is, sorted, those that are not unique included."""
+        return sorted(self._places())
+
+    def duplicates(self) -> dict[str, str]:
+        """Models that are in several repositories, and what is said of each."""
+        return {name: _not_unique(name, len(paths)) for name, paths in self._places().items() if len(paths) > 1}
 
     def find(self, name: str) -> ModelDirectory:
         """The model's directory. Raises InferenceError: INTERNAL where there is none, INVALID_ARGUMENT for several."""
-        found = [path for root in self._roots for path in _models(root) if path.name == name]
+        found = self._places().get(name, [])
         if not found:
             raise border.InferenceError(
                 border.ErrorKind.INTERNAL, f"failed to load '{name}', failed to poll from model repository"
             )
         if len(found) > 1:
-            raise _invalid(f"model '{name}' is not unique: it is in {len(found)} model repositories")
-        return ModelDirectory(name, found[0])
+            raise _invalid(_not_unique(name, len(found)))
+        return ModelDirectory(name, found[0], self._config_name)
+
+    def scan(self) -> dict[str, Fingerprint | None]:
+        """What each model's directory holds now; None where it is not unique, or cannot be read at this moment."""
+        return {name: _fingerprint(name, paths) for name, paths in sorted(self._places().items())}
+
+    def _places(self) -> dict[str, list[pathlib.Path]]:
+        found: dict[str, list[pathlib.Path]] = {}
+        for root in self._roots:
+            for path in _models(root):
+                found.setdefault(path.name, []).append(path)
+        return found
+
+
+def _fingerprint(name: str, paths: Sequence[pathlib.Path]) -> Fingerprint | None:
+    if len(paths) > 1:
+        return None
+    try:
+        return ModelDirectory(name, paths[0]).fingerprint()
+    except OSError:
+        # A file that went while it was looked at: the next look sees what has become of it.
+        return None
+
+
+def _not_unique(name: str, count: int) -> str:
+    return f"model '{name}' is not unique: it appears in {count} model repositories"
 
 
 def inside(base: pathlib.Path, relative: str) -> pathlib.Path:

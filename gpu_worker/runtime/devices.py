@@ -40,6 +40,20 @@ def memory_in_use_bytes(device: port.Device) -> int:
     return _gpu_in_use_bytes(device.ordinal) if device.kind == "GPU" else _resident_bytes()
 
 
+def compute_capability(ordinal: int) -> str:
+    """`major.minor` of a GPU, empty where the driver does not tell."""
+    runtime = _cuda_runtime()
+    if runtime is None:
+        return ""
+    parts = []
+    for name in ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor"):
+        status, value = runtime.cudaDeviceGetAttribute(getattr(runtime.cudaDeviceAttr, name), ordinal)
+        if int(status) != 0:
+            return ""
+        parts.append(str(value))
+    return ".".join(parts)
+
+
 def reclaim() -> None:
     """Gives freed memory back to the operating system, as far as it can be."""
     gc.collect()

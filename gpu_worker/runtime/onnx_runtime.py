@@ -42,10 +42,10 @@ _DATATYPES = {
     "tensor(bfloat16)": "BF16",
 }
 _GRAPH_LEVELS = {
-    -1: onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     0: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    2: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
 Array = npt.NDArray[Any]
@@ -72,21 +72,24 @@ class OnnxRuntime:
             raise port.LoadFailed(f"onnx runtime error: {error}") from error
         _require_provider(session, device)
         program: type[_Session] = _Bfloat16Session if _uses_bfloat16(session) else _Session
-        return program(session, device, options.run_options)
+        return program(session, device, options)
+
+    def capability(self, device: port.Device) -> str:
+        return devices.compute_capability(device.ordinal) if device.kind == "GPU" else ""
 
 
 class _Session:
     """A session and the names of its tensors."""
 
-    def __init__(self, session: Any, device: port.Device, run_options: Mapping[str, str]) -> None:
+    def __init__(self, session: Any, device: port.Device, options: port.SessionOptions) -> None:
         self._session = session
         self.inputs = tuple(_info(each, optional=False) for each in session.get_inputs()) + tuple(
             _info(each, optional=True) for each in session.get_overridable_initializers()
         )
         self.outputs = tuple(_info(each, optional=False) for each in session.get_outputs())
-        # A CUDA session has one stream of its own: sharing it would only line the instances up.
-        self.shareable = device.kind == "CPU"
-        self._run_options = _run_options(run_options)
+        # A CUDA session has one stream of its own: sharing it lines the instances up, but saves memory.
+        self.shareable = device.kind == "CPU" or options.share
+        self._run_options = _run_options(options.run_options)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         try:
@@ -130,6 +133,8 @@ def _session_options(options: port.SessionOptions) -> Any:
     session.inter_op_num_threads = options.inter_op_threads
     session.enable_cpu_mem_arena = options.memory_arena
     session.enable_mem_pattern = options.memory_pattern
+    for key, value in options.session_entries.items():
+        session.add_session_config_entry(key, value)
     if options.parallel:
         session.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     if options.graph_level is not None:

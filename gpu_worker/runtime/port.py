@@ -43,8 +43,9 @@ class TensorInfo:
 class SessionOptions:
     """How a model runs.
 
-    Thread counts of 0 leave the choice to the framework. `graph_level` None is the framework's default. `device_options`
-    go to the device's provider, `run_options` along with each run.
+    Thread counts of 0 leave the choice to the framework. `graph_level` None is the framework's default. `share` lets the
+    instances on a device share one program where the framework would rather not. `device_options` go to the device's
+    provider, `session_entries` to the session, `run_options` along with each run.
     """
 
     intra_op_threads: int = 0
@@ -53,7 +54,9 @@ class SessionOptions:
     graph_level: int | None = None
     memory_arena: bool = True
     memory_pattern: bool = True
+    share: bool = False
     device_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    session_entries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     run_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -86,4 +89,8 @@ class Runtime(Protocol):
 
     def gpus(self) -> int:
         """How many GPUs this framework can really use here."""
+        ...
+
+    def capability(self, device: Device) -> str:
+        """The compute capability of a GPU, such as `8.0`; empty for a CPU and where it cannot be told."""
         ...

@@ -136,3 +136,15 @@ def _model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], 
     onnx.checker.check_model(model)
     serialised: bytes = model.SerializeToString()
     return serialised
+
+
+def put_external(repository: pathlib.Path, name: str, model: bytes) -> pathlib.Path:
+    """As `put`, with a directory model.onnx whose constants lie in a file beside the graph; the model's directory."""
+    inner = repository / name / "1" / "model.onnx"
+    inner.mkdir(parents=True)
+    loaded = onnx.load_from_string(model)
+    onnx.save_model(
+        loaded, str(inner / "model.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    assert (inner / "weights.bin").stat().st_size > 0
+    return repository / name

@@ -116,7 +116,8 @@ async def test_literal_shapes_and_scalars(repository: pathlib.Path) -> None:
     onnx_models.put(repository, "empty", onnx_models.identity(dims=("any", "wide", 2)), config="max_batch_size: 0")
     async with client.running(repository) as asking:
         assert client.array(await asking.ask("fixed", np.ones((2, 3)))).shape == (2, 3)
-        assert client.array(await asking.ask("scalar", np.float32(5))).item() == 5
+        assert client.array(await asking.ask("scalar", [5])).tolist() == [5]
+        assert (await asking.engine.model_metadata("scalar", "")).outputs[0].shape == (1,)
         assert client.array(await asking.ask("empty", np.ones((1, 0, 2)))).shape == (1, 0, 2)
 
 
@@ -275,3 +276,68 @@ def test_an_event_loop_that_is_gone_harms_nobody(repository: pathlib.Path) -> No
 
     asyncio.run(ask_and_leave())
     asyncio.run(ask_again())
+
+
+RESHAPED = """
+max_batch_size: 4
+input { name: "INPUT" data_type: TYPE_FP32 dims: [2, 2] reshape { shape: 4 } }
+output { name: "OUTPUT" data_type: TYPE_FP32 dims: [1, 2, 2] reshape { shape: 4 } }
+dynamic_batching { } instance_group { count: 1 }
+"""
+
+
+async def test_a_reshape_is_between_clients_and_the_model(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.identity(), config=RESHAPED)
+    async with client.running(repository) as asking:
+        metadata = await asking.engine.model_metadata("m", "")
+        assert (metadata.inputs[0].shape, metadata.outputs[0].shape) == ((-1, 2, 2), (-1, 1, 2, 2))
+        rows = [np.full((size, 2, 2), size, np.float32) for size in (1, 2, 1)]
+        answers = await asking.ask_all([asking.prepare("m", each) for each in rows])
+        for row, answer in zip(rows, answers, strict=True):
+            assert client.array(answer).tolist() == row[:, np.newaxis].tolist()
+        refused = client.refusal(await asking.ask("m", np.ones((1, 4))))
+        assert "Expected [-1,2,2], got [1,4]" in refused.message
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+async def test_scalars_of_a_batch_are_tensors_of_one_element(datatype: str, repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.identity(datatype, dims=("batch",)))
+    async with client.running(repository) as asking:
+        config = await asking.engine.model_config("m", "")
+        assert (list(config.input[0].dims), list(config.input[0].reshape.shape)) == ([1], [])
+        array = np.array([["5"], ["6"]], dtype=object) if datatype == "BYTES" else np.array([[5], [6]], np.float32)
+        answers = await asking.ask_all([asking.prepare("m", array, datatype=datatype) for _ in range(2)])
+        assert [client.array(answer).tolist() for answer in answers] == [array.tolist()] * 2
+
+
+async def test_a_scalar_is_given_as_such_where_the_reshape_says_so(repository: pathlib.Path) -> None:
+    config = """
+        input { name: "INPUT" data_type: TYPE_FP32 dims: 1 reshape { } }
+        output { name: "OUTPUT" data_type: TYPE_FP32 dims: [1, 1] reshape { } }
+    """
+    onnx_models.put(repository, "m", onnx_models.identity(dims=()), config=config)
+    async with client.running(repository) as asking:
+        assert client.array(await asking.ask("m", [7])).tolist() == [[7]]
+
+
+async def test_a_directory_holds_a_model_with_its_external_data(repository: pathlib.Path) -> None:
+    onnx_models.put_external(repository, "m", onnx_models.scale(3))
+    async with client.running(repository) as asking:
+        assert client.array(await asking.ask("m", np.ones((1, 4)))).tolist() == [[3] * 4]
+
+
+async def test_one_of_several_files_is_chosen_by_name(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config='default_model_filename: "five.onnx"')
+    (directory / "1" / "five.onnx").write_bytes(onnx_models.scale(5))
+    (directory / "configs").mkdir()
+    (directory / "configs" / "two.pbtxt").write_text("")
+    for name, factor in (("", 5), ("two", 2)):
+        async with client.running(repository, model_config_name=name) as asking:
+            assert client.array(await asking.ask("m", np.ones((1, 4)))).tolist() == [[factor] * 4]
+
+
+@pytest.mark.parametrize("level", [-1, 0, 1, 2])
+async def test_every_level_of_optimisation_computes_the_same(level: int, repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=f"optimization {{ graph {{ level: {level} }} }}")
+    async with client.running(repository) as asking:
+        assert client.array(await asking.ask("m", np.ones((1, 4)))).tolist() == [[2] * 4]

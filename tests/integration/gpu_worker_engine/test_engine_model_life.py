@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import pathlib
+import shutil
 import threading
 
 import numpy as np
@@ -20,6 +21,12 @@ CONFIG = {
     "input": [{"name": "INPUT", "data_type": "TYPE_FP32", "dims": ["4"]}],
     "output": [{"name": "OUTPUT", "data_type": "TYPE_FP32", "dims": [4]}],
 }
+
+
+def warmed(data: str, name: str = "INPUT", size: int = 2) -> str:
+    """A configuration that warms a model up with such data."""
+    wanted = f'key: "{name}" value {{ data_type: TYPE_FP32 dims: 4 {data} }}'
+    return f'model_warmup {{ name: "w" batch_size: {size} count: 3 inputs {{ {wanted} }} }}'
 
 
 async def _factor(asking: client.Client, model: str, version: str = "") -> float:
@@ -204,10 +211,21 @@ async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None
             "label_filename of output 'OUTPUT' cannot be read",
         ),
         ('model_warmup { name: "w" count: 10001 }', border.ErrorKind.INVALID_ARGUMENT, "count must be at most 10000"),
+        (warmed("zero_data: true", "NOPE"), border.ErrorKind.INVALID_ARGUMENT, "'NOPE' is none of the model's inputs"),
+        (warmed(""), border.ErrorKind.INVALID_ARGUMENT, "must have zero_data, random_data or input_data_file"),
         (
-            'model_warmup { name: "w" inputs { key: "NOPE" value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }',
+            warmed("zero_data: true").replace("dims: 4", "dims: -1"),
             border.ErrorKind.INVALID_ARGUMENT,
-            "model_warmup 'w' failed",
+            "not be variable",
+        ),
+        (warmed("zero_data: true").replace("FP32", "INT8"), border.ErrorKind.INVALID_ARGUMENT, "the model has FP32"),
+        (warmed("zero_data: true", size=9), border.ErrorKind.INVALID_ARGUMENT, "batch_size must be at most 4, not 9"),
+        (warmed('input_data_file: "../x"'), border.ErrorKind.INVALID_ARGUMENT, "must stay inside"),
+        (warmed('input_data_file: "none"'), border.ErrorKind.INVALID_ARGUMENT, "cannot be read"),
+        (
+            'model_warmup { name: "w" batch_size: 1 }',
+            border.ErrorKind.INVALID_ARGUMENT,
+            "model_warmup 'w' failed: onnx runtime error: ",
         ),
     ],
 )
@@ -236,10 +254,16 @@ async def test_a_name_in_two_repositories_is_not_served(repository: pathlib.Path
     engine = core.Core.create(core.Options(repositories=(repository, second), control=client.EXPLICIT))
     try:
         await engine.start()
+        (entry,) = await engine.index(ready=False)
+        assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True), "before anybody asks for it"
         with pytest.raises(border.InferenceError, match="model 'm' is not unique"):
             await engine.load("m", {})
         (entry,) = await engine.index(ready=False)
         assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True)
+        shutil.rmtree(second / "m")
+        assert "not unique" in (await engine.index(ready=False))[0].reason, "until somebody loads it"
+        await engine.load("m", {})
+        assert await engine.model_ready("m", "")
     finally:
         await engine.close()
 
@@ -325,10 +349,48 @@ async def test_polling_is_refused(repository: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("data", ["zero_data: true", "random_data: true"])
 async def test_a_model_is_warm_before_it_is_ready(data: str, repository: pathlib.Path) -> None:
-    warmup = f'model_warmup {{ name: "w" batch_size: 2 count: 3 inputs {{ key: "INPUT" value {{ data_type: TYPE_FP32 dims: 4 {data} }} }} }}'
-    onnx_models.put(repository, "m", onnx_models.identity(), config=warmup)
+    onnx_models.put(repository, "m", onnx_models.identity(), config=warmed(data))
     async with client.running(repository) as asking:
         assert (await asking.engine.statistics("m", ""))[0].execution_count == 0, "warm-up is no use"
+
+
+@pytest.mark.parametrize("items", [1, 2])
+async def test_warm_up_runs_what_a_file_says(items: int, repository: pathlib.Path) -> None:
+    """The model fails above 3: that it fails, or does not, shows what was fed."""
+    for number in (3, 4):
+        config = warmed('input_data_file: "rows"').replace("FP32", "INT64").replace("dims: 4", "dims: 1")
+        directory = onnx_models.put(repository, f"m{number}", onnx_models.picky(), config=config)
+        (directory / "warmup").mkdir()
+        (directory / "warmup" / "rows").write_bytes(np.full(items, number, np.int64).tobytes())
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        await asking.engine.load("m3", {})
+        with pytest.raises(border.InferenceError, match="model_warmup 'w' failed: onnx runtime error: "):
+            await asking.engine.load("m4", {})
+
+
+@pytest.mark.parametrize("size", [0, 7, 24])
+async def test_warm_up_refuses_a_file_of_another_size(size: int, repository: pathlib.Path) -> None:
+    config = warmed('input_data_file: "rows"').replace("FP32", "INT64").replace("dims: 4", "dims: 1")
+    directory = onnx_models.put(repository, "m", onnx_models.picky(), config=config)
+    (directory / "warmup").mkdir()
+    (directory / "warmup" / "rows").write_bytes(bytes(size))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        with pytest.raises(border.InferenceError, match=f"has {size} bytes, expected 8 for an item or 16 for 2"):
+            await asking.engine.load("m", {})
+
+
+async def test_warm_up_takes_strings_in_their_wire_form(repository: pathlib.Path) -> None:
+    config = warmed('input_data_file: "rows"').replace("FP32", "STRING")
+    directory = onnx_models.put(repository, "m", onnx_models.identity("BYTES"), config=config)
+    rows = directory / "warmup" / "rows"
+    rows.parent.mkdir()
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        rows.write_bytes(b"\x02\0\0\0ab" * 4)
+        await asking.engine.load("m", {})
+        rows.write_bytes(b"\x02\0\0\0ab" * 3)
+        with pytest.raises(border.InferenceError, match="expected 8 string elements"):
+            await asking.engine.load("m", {})
+        assert await asking.engine.model_ready("m", "")
 
 
 # The weights must be large beside the noise of the process.

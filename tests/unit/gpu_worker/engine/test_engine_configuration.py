@@ -4,9 +4,10 @@ import pathlib
 
 import pytest
 from google.protobuf import text_format
+from structlog import testing
 
 from gpu_worker.engine import border
-from gpu_worker.repository import completion, configuration, layout, override, support, tuning
+from gpu_worker.repository import backends, completion, configuration, layout, override, tuning
 from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
@@ -23,72 +24,11 @@ def info(name: str, *shape: int, datatype: str = "FP32", optional: bool = False)
 
 def completed(text: str, inputs: list[port.TensorInfo], outputs: list[port.TensorInfo]) -> model_config_pb2.ModelConfig:
     config = parsed(text)
-    support.check(config)
+    backends.settle(config, ["model.onnx"])
     configuration.fill(config, 0)
     completion.complete(config, inputs, outputs, DEFAULTS)
     completion.check(config, inputs, outputs)
     return config
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        "ensemble_scheduling { }",
-        "sequence_batching { }",
-        "batch_input { kind: BATCH_ELEMENT_COUNT }",
-        "batch_output { }",
-        "response_cache { enable: true }",
-        "model_transaction_policy { decoupled: true }",
-        'model_operations { op_library_filename: "x.so" }',
-        'model_repository_agents { agents { name: "a" } }',
-        "model_metrics { metric_control { } }",
-        'metric_tags { key: "a" value: "b" }',
-        'cc_model_filenames { key: "a" value: "b" }',
-        'runtime: "x"',
-        "input { reshape { } }",
-        "input { allow_ragged_batch: true }",
-        "input { is_shape_tensor: true }",
-        "input { is_non_linear_format_io: true }",
-        "output { reshape { } }",
-        "output { is_shape_tensor: true }",
-        "output { is_non_linear_format_io: true }",
-        "instance_group { kind: KIND_MODEL }",
-        'instance_group { profile: "0" }',
-        "instance_group { passive: true }",
-        'instance_group { host_policy: "x" }',
-        "instance_group { secondary_devices { } }",
-        "optimization { priority: PRIORITY_MAX }",
-        "optimization { cuda { graphs: true } }",
-        "optimization { cuda { busy_wait_events: true } }",
-        "optimization { cuda { graph_spec { } } }",
-        "optimization { cuda { output_copy_stream: true } }",
-        "optimization { execution_accelerators { } }",
-        "dynamic_batching { priority_levels: 2 }",
-        "dynamic_batching { default_priority_level: 1 }",
-        "dynamic_batching { priority_queue_policy { key: 1 value { } } }",
-        "dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
-        'model_warmup { inputs { key: "x" value { input_data_file: "f" } } }',
-        'backend: "python"',
-        'platform: "tensorrt_plan"',
-        'platform: "ensemble"',
-    ],
-)
-def test_what_is_not_done_is_refused_by_its_name(field: str) -> None:
-    with pytest.raises(border.InferenceError) as refused:
-        support.check(parsed(field))
-    assert refused.value.kind is border.ErrorKind.UNSUPPORTED
-    if field != 'platform: "ensemble"':
-        first = field.split(" ", maxsplit=1)[0].rstrip(":")
-        assert first in refused.value.message
-
-
-def test_what_changes_nothing_is_let_through() -> None:
-    support.check(
-        parsed(
-            "optimization { input_pinned_memory { enable: true } gather_kernel_buffer_threshold: 1 eager_batching: true }"
-            "input { format: FORMAT_NCHW } instance_group { rate_limiter { priority: 1 } }"
-        )
-    )
 
 
 def test_an_absent_configuration_is_completed_from_a_batchable_model() -> None:
@@ -102,7 +42,7 @@ def test_an_absent_configuration_is_completed_from_a_batchable_model() -> None:
     assert config == text_format.Parse(expected, model_config_pb2.ModelConfig())
 
 
-@pytest.mark.parametrize("output", [info("Y", 2), info("Y"), port.TensorInfo("Y", "FP32", None)])
+@pytest.mark.parametrize("output", [info("Y", 2), port.TensorInfo("Y", "FP32", None)])
 def test_a_model_that_cannot_batch_keeps_literal_shapes(output: port.TensorInfo) -> None:
     text = "" if output.shape is not None else 'output { name: "Y" data_type: TYPE_FP32 dims: 2 }'
     config = completed(text, [info("X", -1, 3)], [output])
@@ -112,10 +52,93 @@ def test_a_model_that_cannot_batch_keeps_literal_shapes(output: port.TensorInfo)
 
 
 def test_written_values_are_kept_and_the_rest_filled_in() -> None:
-    config = completed("max_batch_size: 16 instance_group { count: 3 }", [info("X", -1, 3)], [info("Y", -1)])
+    config = completed("max_batch_size: 16 instance_group { count: 3 }", [info("X", -1, 3)], [info("Y", -1, 1)])
     assert config.max_batch_size == 16
     assert config.instance_group[0].count == 3
     assert list(config.dynamic_batching.preferred_batch_size) == [16]
+
+
+def test_a_tensor_without_dimensions_becomes_one_of_one_element() -> None:
+    batched = completed("", [info("X", -1, 3)], [info("Y", -1)]).output[0]
+    assert (list(batched.dims), batched.HasField("reshape"), list(batched.reshape.shape)) == ([1], True, [])
+    literal = completed("", [info("X", 3)], [info("Y")]).output[0]
+    assert (list(literal.dims), literal.HasField("reshape")) == ([1], False)
+
+
+BOTH = 'input { name: "X" data_type: TYPE_FP32 dims: 3 } output { name: "Y" data_type: TYPE_FP32 dims: 2 }'
+
+
+def test_nothing_is_completed_where_inputs_and_outputs_are_written() -> None:
+    config = completed(f"max_batch_size: 8 {BOTH}", [info("X", -1, 3)], [info("Y", -1, 2)])
+    assert config.WhichOneof("scheduling_choice") is None
+    with pytest.raises(border.InferenceError, match=r"input 'X' has shape \[3\], the model has \[-1, 3\]"):
+        completed(BOTH, [info("X", -1, 3)], [info("Y", -1, 2)])
+
+
+def test_a_dynamic_batcher_without_sizes_prefers_the_largest() -> None:
+    config = completed(f"max_batch_size: 8 dynamic_batching {{ }} {BOTH}", [info("X", -1, 3)], [info("Y", -1, 2)])
+    assert list(config.dynamic_batching.preferred_batch_size) == [8]
+
+
+def test_a_batch_size_for_a_model_that_cannot_batch_is_refused() -> None:
+    with pytest.raises(border.InferenceError, match=r"max_batch_size is 8, but the model cannot batch: 'X'.*\[2, 3\]"):
+        completed("max_batch_size: 8", [info("X", 2, 3)], [info("Y", -1, 2)])
+
+
+RESHAPED = 'max_batch_size: 8 input { name: "X" data_type: TYPE_FP32 dims: [%s] reshape { shape: [%s] } }'
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"), [("6", "2, 3"), ("-1, 2, 3", "1, -1, 6"), ("1", ""), ("1, 1", ""), ("-1", "-1, 1")]
+)
+def test_a_reshape_is_checked_against_the_model(dims: str, shape: str) -> None:
+    sizes = [int(dim) for dim in shape.split(", ")] if shape else []
+    config = completed(RESHAPED % (dims, shape), [info("X", -1, *sizes)], [info("Y", -1, 2)])
+    assert list(config.input[0].reshape.shape) == sizes
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"), [("6", "2, 2"), ("-1", "-1, -1"), ("-1, 2", "2, -1"), ("-1, 2, -1", "-1, -1, 2"), ("2", "")]
+)
+def test_a_reshape_that_moves_or_loses_elements_is_refused(dims: str, shape: str) -> None:
+    sizes = [int(dim) for dim in shape.split(", ")] if shape else []
+    with pytest.raises(border.InferenceError, match="reshape of input 'X' turns"):
+        completed(RESHAPED % (dims, shape), [info("X", -1, *sizes)], [info("Y", -1, 2)])
+
+
+def test_a_reshape_that_the_model_has_not_is_refused() -> None:
+    with pytest.raises(border.InferenceError, match=r"input 'X' has shape \[-1, 2, 3\], the model has \[-1, 3, 2\]"):
+        completed(RESHAPED % ("6", "2, 3"), [info("X", -1, 3, 2)], [info("Y", -1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "contents"),
+    [
+        ("", "m", ["model.onnx", "notes"]),
+        ('default_model_filename: "x.onnx"', "m", ["x.onnx"]),
+        ('platform: "onnxruntime_onnx"', "m", []),
+        ('backend: "onnxruntime"', "m", ["model.py"]),
+        ("", "m.onnxruntime", ["x"]),
+    ],
+)
+def test_the_backend_is_told_by_configuration_files_or_name(text: str, name: str, contents: list[str]) -> None:
+    config = configuration.from_text(name, text)
+    backends.settle(config, contents)
+    assert (config.backend, config.platform) == ("onnxruntime", "onnxruntime_onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "fragment"),
+    [
+        ("m", ["model.py"], "backend 'python'"),
+        ("m", ["model.plan"], "backend 'tensorrt'"),
+        ("m.mine", [], "backend 'mine'"),
+        ("m", ["x"], r"could not determine the backend of model 'm'.*m\.<backend>"),
+    ],
+)
+def test_a_model_of_another_backend_is_refused(name: str, contents: list[str], fragment: str) -> None:
+    with pytest.raises(border.InferenceError, match=fragment):
+        backends.settle(configuration.from_text(name, ""), contents)
 
 
 def test_a_model_that_tells_no_shape_takes_the_configurations() -> None:
@@ -178,12 +201,14 @@ def test_the_version_policy_chooses(policy: str, served: list[int]) -> None:
     assert configuration.served_versions(config, [1, 2, 3]) == served
 
 
-def test_missing_versions_are_told() -> None:
-    config = parsed("version_policy { specific { versions: [1, 7] } }")
-    with pytest.raises(border.InferenceError, match=r"missing versions \[7\]"):
-        configuration.served_versions(config, [1])
-    with pytest.raises(border.InferenceError, match="at least one version must be available"):
-        configuration.served_versions(parsed(""), [])
+def test_missing_versions_are_logged_and_the_others_served() -> None:
+    config = parsed("version_policy { specific { versions: [7, 1] } }")
+    with testing.capture_logs() as logs:
+        assert configuration.served_versions(config, [1, 2]) == [1]
+    assert [(entry["event"], entry["versions"]) for entry in logs] == [("version.missing", [7])]
+    for nothing in (parsed(""), config):
+        with pytest.raises(border.InferenceError, match="at least one version must be available"):
+            configuration.served_versions(nothing, [])
 
 
 @pytest.mark.parametrize(
@@ -238,6 +263,19 @@ def test_parameters_tune_the_sessions() -> None:
         graph_level=-1,
         device_options={"gpu_mem_limit": "1024", "cudnn_conv_algo_search": "HEURISTIC"},
     )
+    accelerated = tuning.options(
+        parsed(
+            'parameters { key: "share_session_between_instances" value { string_value: "true" } }'
+            'parameters { key: "session.use_device_allocator_for_initializers" value { string_value: "1" } }'
+            'parameters { key: "do_copy_in_default_stream" value { string_value: "0" } }'
+            "optimization { execution_accelerators { gpu_execution_accelerator {"
+            '  name: "cuda" parameters { key: "use_tf32" value: "0" } } } }'
+        ),
+        {},
+    )
+    assert accelerated.share
+    assert accelerated.session_entries == {"session.use_device_allocator_for_initializers": "1"}
+    assert accelerated.device_options == {"use_tf32": "0", "do_copy_in_default_stream": "0"}
     assert tuning.options(parsed("instance_group { count: 1 }"), {}).intra_op_threads == 0
     assert tuning.options(parsed("instance_group { count: 2 }"), {}).intra_op_threads == 1
 
@@ -250,6 +288,28 @@ def test_bad_parameters_are_refused_by_name(key: str, value: str) -> None:
     text = f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
     with pytest.raises(border.InferenceError, match=key):
         tuning.options(parsed(text), {})
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "fragment"),
+    [
+        ('name: "tensorrt"', "gpu_execution_accelerator 'tensorrt'"),
+        ('name: "cuda" parameters { key: "user_compute_stream" value: "1" }', "user_compute_stream"),
+    ],
+)
+def test_other_accelerators_are_refused(accelerator: str, fragment: str) -> None:
+    text = f"optimization {{ execution_accelerators {{ gpu_execution_accelerator {{ {accelerator} }} }} }}"
+    with pytest.raises(border.InferenceError, match=fragment) as refused:
+        tuning.options(parsed(text), {})
+    assert refused.value.kind is border.ErrorKind.UNSUPPORTED
+
+
+@pytest.mark.parametrize("tag", ["", "a-b", "a b", 'a"', "\u00e4"])
+def test_tags_that_are_no_labels_are_refused(tag: str) -> None:
+    config = parsed("")
+    config.metric_tags[tag] = "x"
+    with pytest.raises(border.InferenceError, match="metric_tags"):
+        configuration.fill(config, 0)
 
 
 def test_backend_config_is_checked() -> None:
@@ -268,11 +328,33 @@ def test_no_override_leaves_its_directory(path: str, tmp_path: pathlib.Path, mon
 
 
 def test_versions_are_decimal_directories_without_leading_zero(tmp_path: pathlib.Path) -> None:
-    for name in ("1", "10", "2", "03", "x", "-1", "²"):
+    ignored = {"03", "x", "-1", "²", str(2**63), "9" * 5000}
+    for name in ("1", "10", "2", "0", str(2**63 - 1), "configs", "warmup", ".git", *(n[:255] for n in ignored)):
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "m" / "7").write_text("a file")
     repository = layout.Repository([tmp_path])
-    assert list(repository.find("m").versions()) == [1, 2, 10]
+    with testing.capture_logs() as logs:
+        assert list(repository.find("m").versions()) == [0, 1, 2, 10, 2**63 - 1]
+    assert {entry["directory"] for entry in logs} == {name[:255] for name in ignored}
+
+
+def test_a_named_configuration_goes_before_the_models_own(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m" / "configs").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text("own")
+    (tmp_path / "m" / "configs" / "small.pbtxt").write_text("small")
+    found = {name: layout.Repository([tmp_path], name).find("m").config_text() for name in ("", "small", "other")}
+    assert found == {"": "own", "small": "small", "other": "own"}
+    for bad in ("..", "../x", "/etc/passwd", "a\0"):
+        with pytest.raises(border.InferenceError, match="model config name"):
+            layout.Repository([tmp_path], bad)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"#" * (4 * 2**20 + 1)])
+def test_a_configuration_that_cannot_be_read_is_told(text: bytes, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.pbtxt").write_bytes(text)
+    with pytest.raises(border.InferenceError, match=r"config\.pbtxt of model 'm'"):
+        layout.Repository([tmp_path]).find("m").config_text()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "m/1", "../m", "nope", ".hidden"])
