@@ -37,12 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a signal, 1 when start failed, 2 for flags that are not to be had."""
     try:
         settings = worker_settings.load(sys.argv[1:] if arguments is None else arguments)
-        logs.configure(settings.log_level)
+        logs.configure(settings.log)
         for name in settings.ignored:
             log.warning("flag.ignored", flag=f"--{name}")
         engine = core.Core.create(settings.core)
     except border.InferenceError as error:
         sys.stderr.write(f"tms-worker: error: {error.message}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"tms-worker: error: --log-file cannot be opened: {error}\n")
         return 2
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _spare_pauses()

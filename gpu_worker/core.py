@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from gpu_worker import loader, registry
+from gpu_worker import loader, logs, registry
 from gpu_worker.engine import border, delivery, departures, regions, scheduler
 from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
@@ -33,6 +33,7 @@ _EXTENSIONS = (
     "cuda_shared_memory",
     "binary_tensor_data",
     "statistics",
+    "logging",
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
 _MOST_REGIONS = 4096
@@ -211,6 +212,9 @@ class Core(border.Engine):
 
     async def unregister_cuda_region(self, name: str) -> None:
         self._regions.remove(border.CudaRegion, name)
+
+    async def log_settings(self, changes: Mapping[str, border.LogSetting]) -> Mapping[str, border.LogSetting]:
+        return (logs.update(changes) if changes else logs.current()).told()
 
     def _require_control(self) -> None:
         if self._options.control is not ControlMode.EXPLICIT:

@@ -12,6 +12,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpu_worker import logs
 from gpu_worker.engine import border
 
 _TRUE = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
@@ -233,6 +234,14 @@ OTHER = (
     _on("log-warning", "log warnings"),
     _on("log-error", "log errors"),
     Flag(
+        "log-format",
+        "default: JSON lines, or for reading on a terminal; ISO8601: text that begins with the time",
+        choice(*logs.FORMATS),
+        logs.DEFAULT,
+        "FORMAT",
+    ),
+    Flag("log-file", "append the log to this file instead of stderr", str, metavar="FILE"),
+    Flag(
         "control-token-file",
         "only who shows this file's token (header tms-control-token) may list, load and unload models",
         str,
@@ -258,7 +267,6 @@ IGNORED = {
     "grpc-infer-thread-count": "one event loop serves all calls",
     "grpc-max-response-pool-size": "messages are not pooled",
     "http-thread-count": "one event loop serves all connections",
-    "log-format": "logs are JSON lines, or for reading on a terminal",
     "min-supported-compute-capability": "ONNX Runtime checks the GPU itself",
     "pinned-memory-pool-byte-size": "no pinned memory is pooled",
     "repoagent-directory": "no repository agents are loaded",
@@ -284,7 +292,6 @@ REFUSED = {
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
     "http-header-forward-pattern": _NO_FORWARDING,
     "http-restricted-api": _NO_RESTRICTION,
-    "log-file": "logs go to stderr: redirect it",
     "metrics-config": "which metrics there are cannot be chosen",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-load-retry-count": "a failed load is not tried again by itself",

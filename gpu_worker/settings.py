@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import logging
 import pathlib
 from collections.abc import Sequence
 
 import grpc
 
-from gpu_worker import core, flags, metrics
+from gpu_worker import core, flags, logs, metrics
 from gpu_worker.engine import border
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
@@ -67,7 +66,7 @@ class Settings:
     grpc_rules: rules.Rules
     exit_timeout_s: float
     ready_file: pathlib.Path | None
-    log_level: int
+    log: logs.Settings
     ignored: tuple[str, ...]
 
 
@@ -84,7 +83,7 @@ def load(arguments: Sequence[str]) -> Settings:
         grpc_rules=rules.Rules(guard, _sharing(given, given.grpc_address)),
         exit_timeout_s=given.exit_timeout_secs,
         ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
-        log_level=_log_level(given),
+        log=_log(given),
         ignored=tuple(ignored),
     )
 
@@ -198,14 +197,15 @@ def _metrics(given: argparse.Namespace) -> Metrics:
     return Metrics(given.metrics_address or given.http_address, given.metrics_port, switches)
 
 
-def _log_level(given: argparse.Namespace) -> int:
-    levels = (
-        (given.log_verbose > 0, logging.DEBUG),
-        (given.log_info, logging.INFO),
-        (given.log_warning, logging.WARNING),
-        (given.log_error, logging.ERROR),
+def _log(given: argparse.Namespace) -> logs.Settings:
+    return logs.Settings(
+        info=given.log_info,
+        warning=given.log_warning,
+        error=given.log_error,
+        verbose_level=given.log_verbose,
+        format=given.log_format,
+        file=given.log_file or "",
     )
-    return next((level for on, level in levels if on), logging.CRITICAL)
 
 
 def _refused(message: str) -> border.InferenceError:

@@ -16,6 +16,7 @@ from typing import Protocol
 from protos.inference.v2 import model_config_pb2
 
 Parameter = bool | int | float | str
+LogSetting = bool | int | str
 Buffer = bytes | bytearray | memoryview
 
 
@@ -300,4 +301,8 @@ class Engine(Protocol):
 
     async def unregister_cuda_region(self, name: str) -> None:
         """As `unregister_system_region`."""
+        ...
+
+    async def log_settings(self, changes: Mapping[str, LogSetting]) -> Mapping[str, LogSetting]:
+        """Changes the given settings of the log, if any, and returns all, by their names in the logging extension."""
         ...

@@ -48,7 +48,7 @@ class Service:
             "RepositoryModelUnload": self._repository_model_unload,
             **sharing.Regions(self._engine, self._rules.sharing).handlers(),
             "TraceSetting": _unserved("trace"),
-            "LogSettings": _unserved("logging"),
+            "LogSettings": self._log_settings,
         }
         methods: dict[str, calls.Method] = {
             f"/{NAME}/{name}": calls.Unary(getattr(predict_pb2, f"{name}Request"), handle)
@@ -132,6 +132,15 @@ class Service:
         await self._engine.unload(request.model_name, unload_dependents=dependents)
         return predict_pb2.RepositoryModelUnloadResponse()
 
+    async def _log_settings(self, request: predict_pb2.LogSettingsRequest, call: calls.Call) -> protobuf.Message:
+        if request.settings:
+            self._rules.control.check(calls.value(call, wire_control.HEADER))
+        changes = {name: _log_setting(name, value) for name, value in request.settings.items()}
+        response = predict_pb2.LogSettingsResponse()
+        for name, value in (await self._engine.log_settings(changes)).items():
+            views.set_log_setting(response.settings[name], value)
+        return response
+
     def _check(self, call: calls.Call, repository: str) -> None:
         self._rules.control.check(calls.value(call, wire_control.HEADER))
         if repository:
@@ -202,6 +211,14 @@ def _unserved(extension: str) -> calls.Handler:
         raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
 
     return method
+
+
+def _log_setting(name: str, value: predict_pb2.LogSettingsRequest.SettingValue) -> border.LogSetting:
+    choice = value.WhichOneof("parameter_choice")
+    if choice is None:
+        raise datatypes.refused(f"log setting '{name}' has an invalid type: no value is set")
+    found: border.LogSetting = getattr(value, choice)
+    return found
 
 
 def _repository_parameter(name: str, value: predict_pb2.ModelRepositoryParameter) -> border.Parameter | bytes:

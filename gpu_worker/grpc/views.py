@@ -50,6 +50,16 @@ def statistics(of: border.ModelStatistics) -> predict_pb2.ModelStatistics:
     )
 
 
+def set_log_setting(setting: predict_pb2.LogSettingsResponse.SettingValue, value: border.LogSetting) -> None:
+    """Sets the member of the oneof that fits `value`."""
+    if isinstance(value, bool):
+        setting.bool_param = value
+    elif isinstance(value, int):
+        setting.uint32_param = value
+    else:
+        setting.string_param = value
+
+
 def _tensor(spec: border.TensorMetadata) -> predict_pb2.ModelMetadataResponse.TensorMetadata:
     return predict_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 

@@ -63,6 +63,7 @@ class Api:
             Endpoint.LOAD: self._load,
             Endpoint.UNLOAD: self._unload,
             Endpoint.LEAVE: self._leave,
+            Endpoint.LOGGING: self._logging,
             **dict.fromkeys(_REGIONS, self._regions.handle),
         }
 
@@ -146,6 +147,13 @@ class Api:
         self._check_control(request)
         await self._engine.leave(route.model)
         return messages.ok()
+
+    async def _logging(self, request: messages.Request, _route: routes.Route) -> messages.Response:
+        changes = {}
+        if request.method == b"POST":
+            self._check_control(request)
+            changes = decoding.body(request)
+        return messages.ok(dict(await self._engine.log_settings(changes)))
 
     def _check_control(self, request: messages.Request) -> None:
         self._rules.control.check(request.headers.get(wire_control.HEADER.encode(), b""))

@@ -31,7 +31,7 @@ class Endpoint(enum.Enum):
     METRICS = "metrics"
     GENERATE = "generate extension"
     TRACE = "trace extension"
-    LOGGING = "logging extension"
+    LOGGING = "log settings"
     SYSTEM_REGIONS = "system shared memory status"
     SYSTEM_REGISTER = "system shared memory register"
     SYSTEM_UNREGISTER = "system shared memory unregister"
@@ -41,7 +41,7 @@ class Endpoint(enum.Enum):
     NAMED_REPOSITORY = "naming of a repository"
 
 
-UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.TRACE, Endpoint.LOGGING, Endpoint.NAMED_REPOSITORY))
+UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.TRACE, Endpoint.NAMED_REPOSITORY))
 """Known paths that are answered with an error which says so."""
 
 _GET = (b"GET",)

@@ -42,3 +42,29 @@ async def test_shared_memory(launch: Any) -> None:
         assert part["unknown"][0] == missing
         assert "Unable to find shared memory region: 'given'" in part["unknown"][1]
         assert part["none"] == []
+
+
+@pytest.mark.slow  # a whole worker and a whole client start
+async def test_logging(launch: Any, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "worker.log"
+    worker = await launch(f"--log-file={file}")
+    seen = await seen_by_client(worker, "logging")
+    default = {
+        "log_file": str(file),
+        "log_info": True,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "default",
+    }
+    for part, invalid, unsupported in (
+        (seen["http"], "400", "501"),
+        (seen["grpc"], "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED"),
+    ):
+        assert part["before"] == part["back"] == default
+        assert part["after"] == default | {"log_info": False, "log_verbose_level": 2, "log_format": "ISO8601"}
+        assert part["kept"]
+        assert part["file"] == [unsupported, "log file location can not be updated through network protocol"]
+        assert part["format"][0] == invalid
+    assert '"event": "worker.ready"' in file.read_text()
+    assert worker.log() == ""

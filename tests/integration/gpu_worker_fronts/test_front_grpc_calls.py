@@ -192,7 +192,6 @@ async def test_models_are_controlled(stub: Any) -> None:
     ("method", "message"),
     [
         ("TraceSetting", predict_pb2.TraceSettingRequest()),
-        ("LogSettings", predict_pb2.LogSettingsRequest()),
     ],
 )
 async def test_what_is_not_served_says_so(stub: Any, method: str, message: Any) -> None:

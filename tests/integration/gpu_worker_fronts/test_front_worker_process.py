@@ -183,6 +183,7 @@ async def test_a_second_signal_exits_at_once(launch: Any) -> None:
     [
         (["--rate-limit=execution_count"], 2, "--rate-limit=execution_count is not supported"),
         (["--http-address=192.0.2.1"], 1, "192.0.2.1"),
+        (["--log-file=/nowhere/log"], 2, "--log-file cannot be opened"),
         (["--http-tls-cert=/nowhere", "--http-tls-key=/nowhere"], 1, "No such file"),
         (["--grpc-use-ssl=true", "--grpc-server-cert=/nowhere", "--grpc-server-key=/nowhere"], 1, "/nowhere"),
         (["--model-control-mode=explicit", "--load-model=nope"], 1, "failed to load"),

@@ -81,7 +81,28 @@ def status(client: Any) -> list[str]:
     return sorted(each["name"] for each in found) if isinstance(found, list) else sorted(found.regions)
 
 
-PARTS = {"shared_memory": shared_memory}
+def logging(library: Any, client: Any) -> dict[str, Any]:
+    before = log_settings(client.get_log_settings())
+    after = log_settings(
+        client.update_log_settings({"log_info": False, "log_verbose_level": 2, "log_format": "ISO8601"})
+    )
+    return {
+        "before": before,
+        "after": after,
+        "file": error_of(lambda: client.update_log_settings({"log_file": "/tmp/x"})),
+        "format": error_of(lambda: client.update_log_settings({"log_format": "x"})),
+        "kept": log_settings(client.get_log_settings()) == after,
+        "back": log_settings(client.update_log_settings({name: before[name] for name in before if name != "log_file"})),
+    }
+
+
+def log_settings(found: Any) -> dict[str, Any]:
+    if isinstance(found, dict):
+        return found
+    return {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in found.settings.items()}
+
+
+PARTS = {"shared_memory": shared_memory, "logging": logging}
 
 
 if __name__ == "__main__":

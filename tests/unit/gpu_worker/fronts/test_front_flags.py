@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 
 import grpc
 import pytest
 
-from gpu_worker import core, flags, settings
+from gpu_worker import core, flags, logs, settings
 from gpu_worker.engine import border
 from gpu_worker.wire import rules
 
@@ -50,7 +49,7 @@ def test_flags_take_a_value_in_both_forms_and_booleans_in_several() -> None:
     assert found.grpc.port == 7
     assert found.metrics is None
     assert found.exit_timeout_s == 3.0
-    assert found.log_level == logging.DEBUG
+    assert found.log == logs.Settings(verbose_level=1)
 
 
 def test_defaults_are_those_of_triton() -> None:
