@@ -82,6 +82,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Host) -> None:
         self._server = server
         self._limits = server.limits
+        self._most_head_bytes = server.limits.head_bytes
+        self._most_headers = server.limits.headers
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -134,7 +136,8 @@ class Connection(asyncio.Protocol):
         self._feed(data)
         self._field_bytes = self._field_bytes + len(data) if self._in_head and parsed == self._parsed else 0
         self._message_bytes += len(data)
-        self._check_overhead()
+        if self._incoming is not None:
+            self._check_overhead()
         self._pump()
 
     def eof_received(self) -> bool:
@@ -172,14 +175,18 @@ class Connection(asyncio.Protocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
+        # Called many times a request: written out, for a call costs more than what it would do.
+        self._parsed += 1
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > self._most_head_bytes - self._field_bytes:
+            self._check_head_size()
         exchange = self._incoming
         if exchange is None or not self._in_head:
             return
         headers, key = exchange.request.headers, name.lower()
         headers[key] = headers[key] + b", " + value if key in headers else value
-        if len(headers) > self._limits.headers:
-            self._refuse(431, f"More than {self._limits.headers} header fields")
+        if len(headers) > self._most_headers:
+            self._refuse(431, f"More than {self._most_headers} header fields")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -341,13 +348,17 @@ class Connection(asyncio.Protocol):
             return
         self._pumping = True
         out: list[bytes | bytearray | memoryview] = []
-        while self._start_next() or self._take_answer(out):
+        # What plainly cannot be done is not tried: this runs twice for every request.
+        while (self._waiting and self._start_next()) or (self._answering and self._take_answer(out)):
             pass
         self._pumping = False
-        self._write(out)
-        self._invite()
+        if out:
+            self._write(out)
+        if self._incoming is not None:
+            self._invite()
         self._arm()
-        self._regulate()
+        if self._reading_paused or self._is_busy():
+            self._regulate()
 
     def _start_next(self) -> bool:
         """Inferences run side by side; anything else runs alone, since its order may matter."""
@@ -430,12 +441,7 @@ class Connection(asyncio.Protocol):
 
     def _regulate(self) -> None:
         """Reads on only while little is in flight and the client reads its answers."""
-        transport = self._transport
-        busy = not self._ended and (
-            self._writing_paused
-            or len(self._answering) + len(self._waiting) >= self._limits.pipelined
-            or self._whole_bytes > self._limits.body_bytes
-        )
+        transport, busy = self._transport, self._is_busy()
         if transport is None or busy == self._reading_paused or transport.is_closing():
             return
         self._reading_paused = busy
@@ -445,6 +451,13 @@ class Connection(asyncio.Protocol):
             self._patient_until = self._loop.time() + self._limits.body_timeout_s
             transport.resume_reading()
         self._arm()
+
+    def _is_busy(self) -> bool:
+        return not self._ended and (
+            self._writing_paused
+            or len(self._answering) + len(self._waiting) >= self._limits.pipelined
+            or self._whole_bytes > self._limits.body_bytes
+        )
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
