@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 
 from gpu_worker.engine import border
-from gpu_worker.http import compression, decoding, encoding, messages, routes
+from gpu_worker.http import compression, decoding, encoding, messages, plans, routes
 from gpu_worker.wire import datatypes
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import sharing as wire_sharing
@@ -38,6 +38,8 @@ class Infer:
         self._intake = intake
         self._sharing = sharing
         self._body_bytes = body_bytes
+        self._plans = plans.Plans()
+        self._encoder = encoding.Encoder()
         self._asking: set[asyncio.Task[None]] = set()
         self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "http-codec")
 
@@ -45,18 +47,27 @@ class Infer:
         """Decodes and submits. Raises InferenceError for what is wrong at first sight."""
         json_bytes = _json_bytes(request)
         size_bytes = len(request.body) if json_bytes is None else json_bytes
-        if size_bytes:
-            decode = functools.partial(decoding.decode, route.model, json_bytes=json_bytes)
-            self._begin(request, route, decode, large=size_bytes > _LARGE_BYTES)
+        if not size_bytes:
+            self._ask(request, route)
+        elif size_bytes > _LARGE_BYTES or b"content-encoding" in request.headers:
+            decode = functools.partial(self._plans.decode, route.model, json_bytes=json_bytes)
+            self._begin(request, route, decode, large=True)
         else:
-            task = asyncio.get_running_loop().create_task(self._handle_raw(request, route))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            body, request.body = request.body, b""
+            try:
+                self._submit(request, route, self._plans.decode(route.model, body, json_bytes))
+            except Exception as error:  # noqa: BLE001 - every failure is told
+                _fail(request, error)
 
     def close(self) -> None:
         for task in self._asking:
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, request: messages.Request, route: routes.Route) -> None:
+        task = asyncio.get_running_loop().create_task(self._handle_raw(request, route))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     async def _handle_raw(self, request: messages.Request, route: routes.Route) -> None:
         """A body without JSON: what it holds, the model says."""
@@ -111,6 +122,10 @@ class Infer:
         """Encodes `answer` for the client of `request`."""
         accepted = request.headers.get(b"accept-encoding")
         coding = compression.choose(accepted.decode("latin-1")) if accepted else ""
+        if not coding and (response := self._encoder.quickly(answer, wishes)):
+            response.close = self._engine.leaving(answer.model_name)
+            request.answer(response)
+            return
         size = sum(len(tensor.data) for tensor in answer.outputs if coding or not wishes.wants_binary(tensor.name))
         encode = functools.partial(_encode, answer, wishes, coding)
         self._perform(request, encode, self._answerer(request, answer.model_name), in_thread=size > _LARGE_BYTES)
@@ -179,17 +194,22 @@ def _settle(request: messages.Request, result: Callable[[], _T], then: Callable[
     """Passes the result on, or answers the request with what went wrong."""
     try:
         then(result())
-    except border.InferenceError as error:
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every failure is told
+        _fail(request, error)
+
+
+def _fail(request: messages.Request, error: BaseException) -> None:
+    if isinstance(error, border.InferenceError):
         response = messages.failure(error)
         if error.kind is border.ErrorKind.UNSUPPORTED and b"content-encoding" in request.headers:
             response.headers = _ENCODINGS
         request.answer(response)
-    except OverflowError:
+    elif isinstance(error, OverflowError):
         request.answer(messages.refusal(413, "Request body exceeds --http-max-input-size once inflated"))
-    except asyncio.CancelledError:
+    elif isinstance(error, asyncio.CancelledError):
         request.answer(messages.refusal(503, wire_intake.STOPPING))
-    except Exception:
-        log.exception("http.infer_failed")
+    else:
+        log.error("http.infer_failed", exc_info=error)
         request.answer(messages.refusal(500, "Internal error; the server's log says more"))
 
 

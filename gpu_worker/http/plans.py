@@ -38,9 +38,9 @@ class Plans:
     def __init__(self) -> None:
         self._plans: dict[bytes, _Plan] = {}
 
-    def decode(self, model: str, body: border.Buffer, json_bytes: int) -> decoding.Inference:
+    def decode(self, model: str, body: border.Buffer, json_bytes: int | None) -> decoding.Inference:
         """As `decoding.decode`. What it returns is shared but for the tensors, and must not be changed."""
-        if not 0 < json_bytes <= _MOST_JSON_BYTES:
+        if json_bytes is None or not 0 < json_bytes <= _MOST_JSON_BYTES:
             return decoding.decode(model, body, json_bytes)
         header = bytes(body[:json_bytes])
         plan = self._plans.get(header)
