@@ -17,7 +17,18 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
-from gpu_worker.engine import batching, border, delivery, execution, regions, spec, statistics, validation, work
+from gpu_worker.engine import (
+    admission,
+    batching,
+    border,
+    delivery,
+    execution,
+    regions,
+    spec,
+    statistics,
+    validation,
+    work,
+)
 from gpu_worker.runtime import port
 
 log = structlog.get_logger(__name__)
@@ -58,6 +69,7 @@ class Scheduler:
         self, model: spec.ModelSpec, programs: Sequence[port.Program], counters: statistics.Statistics
     ) -> None:
         self.spec = model
+        self._admission = admission.Admission(model)
         self._counters = counters
         self._condition = threading.Condition(threading.Lock())
         self._queue: collections.deque[work.Work] = collections.deque()
@@ -116,7 +128,7 @@ class Scheduler:
         refused: list[delivery.Answered] = []
         for request in requests:
             try:
-                works.append(validation.admit(self.spec, request, loop, arrival_ns, shared))
+                works.append(self._admission.admit(request, loop, arrival_ns, shared))
             except border.InferenceError as error:
                 refused.append((request.reply, error.bare()))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer

@@ -33,8 +33,8 @@ def admit(
     except border.InferenceError as error:
         raise with_id(error, request.id) from None
     key = () if model.uniform else _key(model, inputs)
-    deadline_ns = _deadline_ns(model.queue, request, arrival_ns)
-    return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, deadline_ns, shared_inputs, shared_outputs)
+    end_ns = deadline_ns(model.queue, request, arrival_ns)
+    return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, end_ns, shared_inputs, shared_outputs)
 
 
 def with_id(error: border.InferenceError, request_id: str) -> border.InferenceError:
@@ -168,8 +168,10 @@ def _key(model: spec.ModelSpec, inputs: Iterable[border.Tensor | None]) -> Hasha
     return tuple(None if tensor is None else tensor.shape[start:] for tensor in inputs)
 
 
-def _deadline_ns(policy: spec.QueuePolicy, request: border.InferRequest, arrival_ns: int) -> int | None:
+def deadline_ns(policy: spec.QueuePolicy, request: border.InferRequest, arrival_ns: int) -> int | None:
     """The earlier of the client's deadline and the end of the queue's patience."""
+    if not policy.timeout_us and not policy.allow_override and request.deadline_s is None:
+        return None
     timeout_us = policy.timeout_us
     if policy.allow_override:
         asked = request.parameters.get("timeout", 0)
