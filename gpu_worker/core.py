@@ -162,7 +162,8 @@ class Core(border.Engine):
         return self._models.ready(name, version)
 
     async def model_metadata(self, name: str, version: str) -> border.ModelMetadata:
-        return self._models.version(name, version).spec.metadata(self._models.versions(name))
+        versions = (version,) if version else self._models.versions(name)
+        return self._models.version(name, version).spec.metadata(versions)
 
     async def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
         return self._models.version(name, version).config

@@ -52,7 +52,7 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
 
 
 def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
-    """Fills in file name, version policy and instance groups.
+    """Fills in file name, version policy, pinned memory and instance groups.
 
     `gpus` are the devices that can be used: KIND_AUTO means them where there are any. Raises InferenceError where a
     group or a tag cannot be.
@@ -62,6 +62,9 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
         config.version_policy.latest.num_versions = 1
     if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
         config.version_policy.latest.num_versions = 1
+    for memory in ("input_pinned_memory", "output_pinned_memory"):
+        if not config.optimization.HasField(memory):
+            getattr(config.optimization, memory).enable = True
     wrong = sorted(tag for tag in config.metric_tags if not _TAG.fullmatch(tag))
     if wrong:
         raise _invalid(f"metric_tags {wrong} of model '{config.name}' must be letters, digits and underscores")

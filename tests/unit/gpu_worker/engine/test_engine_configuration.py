@@ -38,6 +38,7 @@ def test_an_absent_configuration_is_completed_from_a_batchable_model() -> None:
         version_policy { latest { num_versions: 1 } } max_batch_size: 4
         input { name: "X" data_type: TYPE_FP32 dims: 3 } output { name: "Y" data_type: TYPE_STRING dims: 2 }
         instance_group { name: "m_0" kind: KIND_CPU count: 2 } dynamic_batching { preferred_batch_size: 4 }
+        optimization { input_pinned_memory { enable: true } output_pinned_memory { enable: true } }
     """
     assert config == text_format.Parse(expected, model_config_pb2.ModelConfig())
 
