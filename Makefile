@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-processes demo-kubernetes test test-kubernetes test-kubernetes-parts test-kubernetes-fleet test-kubernetes-whole check unit e2e format protos docs bench bench-kubernetes lock clean
+.PHONY: help setup demo demo-processes demo-kubernetes test test-conformance test-kubernetes test-kubernetes-parts test-kubernetes-fleet test-kubernetes-whole check unit e2e format protos docs bench bench-kubernetes lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,14 @@ demo-kubernetes:
 
 test: .venv/.ready ## Lint, types, architecture and all tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore tests/conformance
+	@$(MAKE) --no-print-directory test-conformance
 	@$(MAKE) --no-print-directory test-kubernetes
+
+# In one process: all cases share one pair of servers for each setup.
+test-conformance: .venv/.ready ## The worker beside a real Triton, the same bytes to both (the first time: 150 MB to fetch)
+	@$(BIN)/python -m tests.conformance.triton
+	@$(BIN)/python -m pytest tests/conformance
 
 # Each group has a cluster of its own: what is one for a whole cluster (an APIService, rights) is not fought over, and
 # what stops a program that the others need runs after them, alone. What failed is asked once more in the same cluster:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from docs.pages import api, chart, cli, lease_states, metrics, model_config, settings, sidecar, test_cluster, worker
+from docs.pages import (
+    api,
+    chart,
+    cli,
+    conformance,
+    lease_states,
+    metrics,
+    model_config,
+    settings,
+    sidecar,
+    test_cluster,
+    worker,
+)
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGES = {
     "api.md": api.text,
     "chart-values.md": chart.text,
     "cli.md": cli.text,
+    "conformance.md": conformance.text,
     "lease-states.md": lease_states.text,
     "metrics.md": metrics.text,
     "model-config.md": model_config.text,
