@@ -1,0 +1,218 @@
+"""HPACK: header blocks to fields and back (RFC 7541). Pure.
+
+The decoder keeps what it made of whole blocks for as long as its dynamic table says the same. The encoder uses no
+dynamic table, and tells so in the first block of a connection, so that a block once made serves all connections. Must
+never hold more than its bounds, whatever a block promises.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from gpu_worker.http2 import codes, huffman, static_table
+
+Field = static_table.Field
+
+NO_TABLE = b"\x20"
+"""What the first block of a connection begins with: this encoder's table has no room."""
+
+_STATIC = static_table.FIELDS
+_STATIC_COUNT = len(_STATIC)
+_BY_FIELD = {field: index for index, field in reversed(tuple(enumerate(_STATIC, 1)))}
+_BY_NAME = {name: index for index, (name, _) in reversed(tuple(enumerate(_STATIC, 1)))}
+_ENTRY_BYTES = 32
+# Of every table until somebody says otherwise (RFC 9113 section 6.5.2).
+_FIRST_TABLE_BYTES = 4096
+_MAX_INTEGER = 2**28
+_MAX_SHIFT = 28
+_BLOCKS = 64
+_BLOCK_BYTES = 2**10
+
+
+class Oversized(Exception):
+    """The fields are more than the bound; the table is as the block left it, so that the connection can go on."""
+
+
+class Decoder:
+    """Of one connection. `blocks` is for what was made of whole blocks; it is emptied where the table changes."""
+
+    def __init__(self, table_bytes: int, list_bytes: int, most_fields: int) -> None:
+        self.blocks: dict[bytes, Any] = {}
+        self._table: list[Field] = []
+        self._used_bytes = 0
+        self._told_bytes = table_bytes
+        self._most_bytes = max(table_bytes, _FIRST_TABLE_BYTES)
+        self._room_bytes = _FIRST_TABLE_BYTES
+        self._update_due = False
+        self._list_bytes = list_bytes
+        self._most_fields = most_fields
+        self._changed = False
+
+    def acknowledged(self) -> None:
+        """The client has read the bound: from now on it holds, and a larger table must be given up (section 4.2)."""
+        self._most_bytes = self._told_bytes
+        self._update_due = self._room_bytes > self._most_bytes
+
+    def remember(self, block: bytes, made: Any) -> None:
+        """Keeps what was made of `block`, unless decoding it again would give something else."""
+        if self._changed or len(block) > _BLOCK_BYTES:
+            return
+        if len(self.blocks) >= _BLOCKS:
+            self.blocks.clear()
+        self.blocks[block] = made
+
+    def decode(self, block: bytes) -> tuple[Field, ...]:
+        """The fields of a block. ConnectionFault COMPRESSION_ERROR for a broken one; Oversized for too much."""
+        try:
+            return self._decode(block)
+        except (IndexError, ValueError) as error:
+            raise codes.ConnectionFault(codes.Code.COMPRESSION_ERROR, f"header block: {error}") from error
+
+    def _decode(self, block: bytes) -> tuple[Field, ...]:
+        self._changed = False
+        fields: list[Field] = []
+        at = self._updates(block)
+        end = len(block)
+        room = self._list_bytes
+        most_fields = self._most_fields
+        while at < end:
+            byte = block[at]
+            if byte & 0x80:
+                at += 1
+                index = byte & 0x7F
+                if index == 0x7F:
+                    index, at = _integer(block, at, index)
+                field = _STATIC[index - 1] if 0 < index <= _STATIC_COUNT else self._entry(index)
+            elif byte & 0x40:
+                field, at = self._literal(block, at, 0x3F)
+                self._insert(field)
+            elif byte & 0x20:
+                raise ValueError("a table size update after a field")
+            else:
+                field, at = self._literal(block, at, 0x0F)
+            room -= len(field[0]) + len(field[1]) + _ENTRY_BYTES
+            if room >= 0 and len(fields) < most_fields:
+                fields.append(field)
+            else:
+                room = -1
+        if room < 0:
+            raise Oversized
+        return tuple(fields)
+
+    def _updates(self, block: bytes) -> int:
+        """Takes the size updates at the start, at most two (section 4.2); returns where the fields begin."""
+        at = count = 0
+        while at < len(block) and block[at] & 0xE0 == 0x20:
+            count += 1
+            size = block[at] & 0x1F
+            at += 1
+            if size == 0x1F:
+                size, at = _integer(block, at, size)
+            if size > self._most_bytes or count > 2:
+                raise ValueError("a table size update above the bound, or too many of them")
+            self._room_bytes, self._update_due = size, False
+            self._changed = True
+            self.blocks.clear()
+            self._evict(size)
+        if self._update_due and block:
+            raise ValueError("the table size update that the smaller bound asks for is missing")
+        return at
+
+    def _entry(self, index: int) -> Field:
+        place = index - _STATIC_COUNT
+        if not 0 < place <= len(self._table):
+            raise ValueError(f"index {index} is not in the table")
+        return self._table[-place]
+
+    def _literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
+        index = block[at] & mask
+        at += 1
+        if index == mask:
+            index, at = _integer(block, at, index)
+        if not index:
+            name, at = _string(block, at)
+        elif index <= _STATIC_COUNT:
+            name = _STATIC[index - 1][0]
+        else:
+            name = self._entry(index)[0]
+        value, at = _string(block, at)
+        return (name, value), at
+
+    def _insert(self, field: Field) -> None:
+        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+        self._changed = True
+        if self.blocks:
+            self.blocks.clear()
+        if self._used_bytes + size > self._room_bytes:
+            self._evict(max(0, self._room_bytes - size))
+        if size <= self._room_bytes:
+            self._table.append(field)
+            self._used_bytes += size
+
+    def _evict(self, most_bytes: int) -> None:
+        """Drops the oldest entries until no more than so many bytes are used (section 4.3)."""
+        table, used, gone = self._table, self._used_bytes, 0
+        while used > most_bytes:
+            name, value = table[gone]
+            used -= len(name) + len(value) + _ENTRY_BYTES
+            gone += 1
+        del table[:gone]
+        self._used_bytes = used
+
+
+@functools.lru_cache(maxsize=256)
+def encode(fields: tuple[Field, ...]) -> bytes:
+    """A block that leaves every table as it is: indexed where the static table has the field, literal otherwise."""
+    return b"".join(map(_encoded, fields))
+
+
+def _encoded(field: Field) -> bytes:
+    index = _BY_FIELD.get(field)
+    if index:
+        return _number(index, 0x7F, 0x80)
+    name, value = field
+    index = _BY_NAME.get(name, 0)
+    head = _number(index, 0x0F, 0) if index else b"\x00" + _number(len(name), 0x7F, 0) + name
+    return head + _number(len(value), 0x7F, 0) + value
+
+
+def _number(value: int, mask: int, pattern: int) -> bytes:
+    """Section 5.1."""
+    if value < mask:
+        return bytes((pattern | value,))
+    digits = bytearray((pattern | mask,))
+    value -= mask
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+def _integer(block: bytes, at: int, value: int) -> tuple[int, int]:
+    """The rest of a number whose prefix is full, and where it ends (section 5.1)."""
+    shift = 0
+    while True:
+        byte = block[at]
+        at += 1
+        value += (byte & 0x7F) << shift
+        if value > _MAX_INTEGER or shift > _MAX_SHIFT:
+            raise ValueError("a number is too large")
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    """A string literal and where it ends (section 5.2)."""
+    first = block[at]
+    length = first & 0x7F
+    at += 1
+    if length == 0x7F:
+        length, at = _integer(block, at, length)
+    end = at + length
+    if end > len(block):
+        raise ValueError("a string is longer than its block")
+    raw = block[at:end]
+    return (huffman.decode(raw) if first & 0x80 else raw), end

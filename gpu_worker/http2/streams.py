@@ -1,0 +1,159 @@
+"""One stream: what the application sees of a request, and does to answer it.
+
+Holds what is on its way out. Whether it may go is decided by the sender, whether frames may come by the session.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gpu_worker.http2 import codes, flow, frames, headers
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Handler(Protocol):
+    """What an application does with one stream. Nothing here may block; what raises ends the connection."""
+
+    def data(self, piece: Buffer, ended: bool) -> None:  # noqa: FBT001 - called for each frame
+        """Takes a piece of the request's body, which stays valid, and owes `Stream.consumed` its length."""
+        ...
+
+    def ended(self) -> None:
+        """The request ended without another piece."""
+        ...
+
+    def reset(self, code: int) -> bool:
+        """The stream is gone, its answer can go nowhere. True where work goes on: `Stream.rested` tells its end."""
+        ...
+
+    def writable(self) -> None:
+        """There is room again, after `Stream.has_room` said no."""
+        ...
+
+
+class Application(Protocol):
+    """What answers the requests of a connection."""
+
+    def view(self, head: headers.Head) -> Any:
+        """What to make of a head; kept with it for requests that look the same."""
+        ...
+
+    def opened(self, stream: Stream, head: headers.Head, ended: bool) -> Handler:  # noqa: FBT001 - called for each request
+        """A request began. Its stream may be answered at once."""
+        ...
+
+
+class Host(Protocol):
+    """What a stream asks of its connection."""
+
+    def respond(
+        self, stream: Stream, head: frames.Block, parts: Sequence[Buffer], size: int, trailers: frames.Block
+    ) -> None: ...
+
+    def send(self, stream: Stream, head: frames.Block | None, parts: Sequence[Buffer], size: int) -> None: ...
+
+    def finish(self, stream: Stream, trailers: frames.Block) -> None: ...
+
+    def reset(self, stream: Stream, code: codes.Code) -> None: ...
+
+    def consumed(self, stream: Stream, size: int) -> None: ...
+
+    def rested(self) -> None: ...
+
+    def go_away(self) -> None: ...
+
+
+class Stream(flow.Inflow):
+    """A request and its response. After the end every method may still be called, and does nothing."""
+
+    __slots__ = (
+        "handler",
+        "host",
+        "hungry",
+        "id",
+        "length_left",
+        "local_closed",
+        "pending",
+        "pending_bytes",
+        "progress_s",
+        "remote_closed",
+        "room_bytes",
+        "trailers",
+        "window",
+    )
+
+    def __init__(self, identifier: int, host: Host, window: int, limits: tuple[int, int]) -> None:
+        """`window` is the client's, `limits` are the window given to it and the room for what is not sent yet."""
+        super().__init__(limits[0])
+        self.id = identifier
+        self.host = host
+        self.handler: Handler = NOBODY
+        self.window = window
+        self.length_left = -1
+        self.remote_closed = False
+        self.local_closed = False
+        self.hungry = False
+        self.pending: collections.deque[Buffer] | None = None
+        self.pending_bytes = 0
+        self.room_bytes = limits[1]
+        self.trailers: frames.Block | None = None
+        self.progress_s = 0.0
+
+    def respond(self, head: frames.Block, parts: Sequence[Buffer], size: int, trailers: frames.Block) -> None:
+        """The whole answer at once; `size` is the length of `parts` in bytes, which must not change any more."""
+        if not self.local_closed:
+            self.host.respond(self, head, parts, size, trailers)
+
+    def send(self, head: frames.Block | None, parts: Sequence[Buffer], size: int) -> None:
+        """A part of the answer, its head first where this is the first."""
+        if not self.local_closed:
+            self.host.send(self, head, parts, size)
+
+    def finish(self, trailers: frames.Block) -> None:
+        """Ends the answer, once all of it is out; `trailers` may be its only head."""
+        if not self.local_closed:
+            self.host.finish(self, trailers)
+
+    def reset(self, code: codes.Code) -> None:
+        """Ends the stream at once; its handler hears nothing more."""
+        if not self.local_closed:
+            self.host.reset(self, code)
+
+    def has_room(self) -> bool:
+        """Whether more may be sent; if not, `Handler.writable` is called once there is."""
+        self.hungry = self.pending_bytes >= self.room_bytes
+        return not self.hungry
+
+    def taken(self, size: int) -> None:
+        """Gives the client room for `size` bytes more: they were taken."""
+        self.host.consumed(self, size)
+
+    def rested(self) -> None:
+        """The work for a stream that was reset has ended."""
+        self.host.rested()
+
+    def go_away(self) -> None:
+        """Tells the connection's client to go elsewhere with its next requests."""
+        self.host.go_away()
+
+
+class _Nobody:
+    """The handler of a stream that is gone, or was never handed over."""
+
+    def data(self, piece: Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
+        pass
+
+    def ended(self) -> None:
+        pass
+
+    def reset(self, code: int) -> bool:  # noqa: ARG002 - Handler's
+        return False
+
+    def writable(self) -> None:
+        pass
+
+
+NOBODY = _Nobody()
