@@ -21,10 +21,12 @@ from gpu_worker import core, logs, metrics
 from gpu_worker import settings as worker_settings
 from gpu_worker.engine import border
 from gpu_worker.grpc import grpcio
-from gpu_worker.http import api, tls
+from gpu_worker.grpc.native import server as native
+from gpu_worker.http import api
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import tls
 
 log = structlog.get_logger(__name__)
 
@@ -151,7 +153,7 @@ class Fronts:
         self._servers: list[http_server.Server] = []
         self._api: api.Api | None = None
         self._metrics: metrics.Metrics | None = None
-        self._grpc: grpcio.Server | None = None
+        self._grpc: grpcio.Server | native.Server | None = None
 
     async def start(self) -> dict[str, int]:
         """Binds what is on; returns the ports by front. OSError when an address or a TLS file cannot be had."""
@@ -159,7 +161,8 @@ class Fronts:
         if self._settings.http:
             ports["http"] = await self._start_http(self._settings.http)
         if self._settings.grpc:
-            self._grpc = grpcio.Server(self._engine, self._intake, self._settings.grpc, self._settings.grpc_rules)
+            front = native.Server if self._settings.grpc_native else grpcio.Server
+            self._grpc = front(self._engine, self._intake, self._settings.grpc, self._settings.grpc_rules)
             ports["grpc"] = await self._grpc.start()
         if self._settings.metrics:
             ports["metrics"] = await self._start_metrics(self._settings.metrics)

@@ -201,6 +201,13 @@ GRPC = (
     Flag(
         "grpc-root-cert", "PEM file of the authorities that clients' certificates must come from", str, metavar="FILE"
     ),
+    Flag(
+        "grpc-frontend",
+        "what speaks gRPC: native (this project's own) or grpcio (gRPC's core)",
+        choice("native", "grpcio"),
+        "grpcio",
+        "NAME",
+    ),
     Flag("grpc-keepalive-time", "milliseconds without traffic before a ping", integer, metavar="MS"),
     Flag("grpc-keepalive-timeout", "milliseconds to wait for its answer", integer, metavar="MS"),
     Flag("grpc-keepalive-permit-without-calls", "ping also while no call runs", boolean, metavar="BOOL"),

@@ -61,6 +61,7 @@ class Settings:
     core: core.Options
     http: Http | None
     grpc: listen.Listen | None
+    grpc_native: bool
     metrics: Metrics | None
     http_rules: rules.Rules
     grpc_rules: rules.Rules
@@ -78,6 +79,7 @@ def load(arguments: Sequence[str]) -> Settings:
         core=_core(given),
         http=_http(given) if given.allow_http else None,
         grpc=_grpc(given) if given.allow_grpc else None,
+        grpc_native=given.grpc_frontend == "native",
         metrics=_metrics(given) if given.allow_metrics else None,
         http_rules=rules.Rules(guard, _sharing(given, given.http_address)),
         grpc_rules=rules.Rules(guard, _sharing(given, given.grpc_address)),

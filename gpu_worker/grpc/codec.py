@@ -55,6 +55,13 @@ def decode(
 
 def encode(answer: border.InferResponse) -> predict_pb2.ModelInferResponse:
     """The answer; all its tensors are raw, whatever the request used."""
+    response = describe(answer)
+    response.raw_output_contents.extend(bytes(tensor.data) for tensor in answer.outputs)
+    return response
+
+
+def describe(answer: border.InferResponse) -> predict_pb2.ModelInferResponse:
+    """The answer without its raw_output_contents, which are the message's last field."""
     response = predict_pb2.ModelInferResponse(
         model_name=answer.model_name, model_version=answer.model_version, id=answer.id
     )
@@ -63,7 +70,6 @@ def encode(answer: border.InferResponse) -> predict_pb2.ModelInferResponse:
         if tensor.region is not None:
             for name, value in parameters.region_parameters(tensor.region).items():
                 set_parameter(output.parameters[name], value)
-        response.raw_output_contents.append(bytes(tensor.data))
     for name, value in answer.parameters.items():
         set_parameter(response.parameters[name], value)
     return response

@@ -153,7 +153,7 @@ class Service:
 class Inference:
     """One ModelInfer call while the engine has it; takes its one answer."""
 
-    __slots__ = ("_done", "_held_bytes", "_intake", "_request", "_sharing")
+    __slots__ = ("_done", "_held_bytes", "_intake", "_request", "_rested", "_sharing")
 
     def __init__(
         self, intake: wire_intake.Intake, sharing: wire_sharing.Sharing, done: Callable[[Answer], None]
@@ -161,6 +161,7 @@ class Inference:
         self._intake = intake
         self._sharing = sharing
         self._done: Callable[[Answer], None] | None = done
+        self._rested: Callable[[], None] | None = None
         self._held_bytes = 0
         self._request: border.InferRequest | None = None
 
@@ -187,9 +188,16 @@ class Inference:
         # Else the request, its answer and this would hold each other until garbage is searched for.
         self._request = self._done = None
 
+    def give_up(self, rested: Callable[[], None]) -> None:
+        """As `close`; `rested` is called once the engine has nothing more to do for the request."""
+        self._rested = rested
+        self.close()
+
     def __call__(self, answer: Answer, *, final: bool = True) -> None:
         if final:
             self._intake.finished()
+            if self._rested is not None:
+                self._rested()
         done, self._done = self._done, None
         if done is None:
             return

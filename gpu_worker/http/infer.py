@@ -14,8 +14,8 @@ from typing import TypeVar
 import structlog
 
 from gpu_worker.engine import border
-from gpu_worker.http import compression, decoding, encoding, messages, plans, routes
-from gpu_worker.wire import datatypes
+from gpu_worker.http import decoding, encoding, messages, plans, routes
+from gpu_worker.wire import compression, datatypes
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import sharing as wire_sharing
 

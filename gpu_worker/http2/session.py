@@ -18,6 +18,7 @@ from gpu_worker.http2 import limits as http2_limits
 log = structlog.get_logger(__name__)
 
 _REMEMBERED = 4096
+_NOTES = 64
 _GOODBYE = b"goodbye?"
 _ALIVE = b"alive??\0"
 _OVERSIZED = frames.Block(hpack.encode(((b":status", b"431"),)), last=True)
@@ -53,6 +54,7 @@ class Session:
         self.last_id = 0
         self.received = 0
         self.pinged = False
+        self.notes: set[str] = set()
         self.settled = False
         self.acknowledged = False
         self.incomplete_since_s: float | None = None
@@ -124,6 +126,9 @@ class Session:
             if increment:
                 self.sender.control(frames.window_update(stream.id, increment))
 
+    def lingers(self) -> None:
+        self._lingering += 1
+
     def rested(self) -> None:
         self._lingering -= 1
 
@@ -133,6 +138,11 @@ class Session:
             self.leaving = Leaving.ANNOUNCED
             self.sender.control(frames.go_away(codes.MAX_STREAM, codes.Code.NO_ERROR))
             self.sender.control(frames.ping(_GOODBYE))
+
+    def note(self, what: str) -> None:
+        """Keeps what the application wants to know of this connection later; the first few things, each once."""
+        if what not in self.notes and len(self.notes) < _NOTES:
+            self.notes.add(what)
 
     # -- the connection's side
 
@@ -517,11 +527,10 @@ class Session:
             self._end_if_done()
 
     def _abandon(self, stream: streams.Stream, code: int) -> None:
-        """Tells the handler that its stream is gone; what still works for it counts as a stream until it rests."""
+        """Tells the handler that its stream is gone."""
         handler = stream.handler
         self._forget(stream)
-        if handler.reset(code):
-            self._lingering += 1
+        handler.reset(code)
 
     def _forget(self, stream: streams.Stream) -> None:
         stream.local_closed = stream.remote_closed = True

@@ -25,8 +25,8 @@ class Handler(Protocol):
         """The request ended without another piece."""
         ...
 
-    def reset(self, code: int) -> bool:
-        """The stream is gone, its answer can go nowhere. True where work goes on: `Stream.rested` tells its end."""
+    def reset(self, code: int) -> None:
+        """The stream is gone, its answer can go nowhere."""
         ...
 
     def writable(self) -> None:
@@ -61,9 +61,13 @@ class Host(Protocol):
 
     def consumed(self, stream: Stream, size: int) -> None: ...
 
+    def lingers(self) -> None: ...
+
     def rested(self) -> None: ...
 
     def go_away(self) -> None: ...
+
+    def note(self, what: str) -> None: ...
 
 
 class Stream(flow.Inflow):
@@ -131,8 +135,12 @@ class Stream(flow.Inflow):
         """Gives the client room for `size` bytes more: they were taken."""
         self.host.consumed(self, size)
 
+    def lingers(self) -> None:
+        """Work goes on for the stream, though it is over: it counts as one until `rested`."""
+        self.host.lingers()
+
     def rested(self) -> None:
-        """The work for a stream that was reset has ended."""
+        """That work has ended."""
         self.host.rested()
 
     def go_away(self) -> None:
@@ -149,8 +157,8 @@ class _Nobody:
     def ended(self) -> None:
         pass
 
-    def reset(self, code: int) -> bool:  # noqa: ARG002 - Handler's
-        return False
+    def reset(self, code: int) -> None:
+        pass
 
     def writable(self) -> None:
         pass

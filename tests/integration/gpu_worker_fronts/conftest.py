@@ -16,6 +16,7 @@ import pytest
 
 from gpu_worker import core
 from gpu_worker.grpc import grpcio, listen
+from gpu_worker.grpc.native import server as native
 from gpu_worker.http import api
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
@@ -123,8 +124,17 @@ def repository(tmp_path: pathlib.Path) -> pathlib.Path:
     return models
 
 
+FRONTENDS = {"native": native.Server, "grpcio": grpcio.Server}
+
+
 @pytest.fixture
-async def serve(repository: pathlib.Path) -> AsyncIterator[Serve]:
+def frontend() -> str:
+    """Which gRPC front is served; test modules about gRPC ask for both."""
+    return "native"
+
+
+@pytest.fixture
+async def serve(repository: pathlib.Path, frontend: str) -> AsyncIterator[Serve]:
     """Starts fronts, with limits and rules where given; ends them after the test."""
     stack = contextlib.AsyncExitStack()
 
@@ -145,7 +155,7 @@ async def serve(repository: pathlib.Path) -> AsyncIterator[Serve]:
         stack.push_async_callback(application.stop)
         http = http_server.Server(application, intake, limits)
         stack.push_async_callback(http.close)
-        calls = grpcio.Server(engine, intake, listen.Listen("127.0.0.1", 0), rules)
+        calls = FRONTENDS[frontend](engine, intake, listen.Listen("127.0.0.1", 0), rules)
         stack.push_async_callback(calls.stop, 0)
         http_port = await http.start(http_server.Listen("127.0.0.1", 0))
         front = Front(engine, intake, http, http_port, await calls.start())
@@ -179,7 +189,7 @@ Launch = Callable[..., Awaitable[Worker]]
 
 
 @pytest.fixture
-def launch(repository: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[Launch]:
+def launch(repository: pathlib.Path, tmp_path: pathlib.Path, frontend: str) -> Iterator[Launch]:
     """Starts `python -m gpu_worker` and waits until its ready file is there."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -187,7 +197,7 @@ def launch(repository: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[Launch]
         ready = tmp_path / f"ready{len(started)}"
         log_file = tmp_path / f"log{len(started)}"
         command = [sys.executable, "-m", "gpu_worker", f"--model-repository={repository}", f"--ready-file={ready}"]
-        command += ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
+        command += ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", f"--grpc-frontend={frontend}"]
         command += ["--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments]
         process = _start(command, log_file)
         started.append(process)

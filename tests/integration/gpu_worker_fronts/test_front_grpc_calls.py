@@ -28,6 +28,12 @@ def request(model: str = "ident", identifier: str = "", **more: Any) -> predict_
     return message
 
 
+@pytest.fixture(params=["native", "grpcio"])
+def frontend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 async def front(serve: Any) -> Any:
     return await serve()

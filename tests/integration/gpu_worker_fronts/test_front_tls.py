@@ -43,6 +43,12 @@ class Authority:
         )
 
 
+@pytest.fixture(params=["native", "grpcio"])
+def frontend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def authority(tmp_path: pathlib.Path) -> Authority:
     return Authority(tmp_path)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_worker.engine import border
-from gpu_worker.http import compression, routes
+from gpu_worker.http import routes
 from gpu_worker.http.routes import Endpoint
+from gpu_worker.wire import compression
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""Calls of many requests and many answers.
+
+Requests that are not taken are not asked for, answers that are not read are not made: the handler waits in either case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf import message as protobuf
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import calls
+from gpu_worker.grpc.native import assembling, exchange, heads, statuses
+from gpu_worker.http2 import streams
+from gpu_worker.wire import compression
+
+_PREFIX_BYTES = assembling.PREFIX_BYTES
+_SMALL_BYTES = 2**16
+
+
+class _Waiting(NamedTuple):
+    """A message that has come and was not taken yet."""
+
+    compressed: bool
+    message: streams.Buffer
+    booked_bytes: int
+
+
+class Streaming(exchange.Exchange):
+    """One call."""
+
+    __slots__ = ("_ended", "_method", "_news", "_opened", "_owed_bytes", "_room", "_task", "_waiting")
+
+    def __init__(
+        self, front: exchange.Front, stream: streams.Stream, view: heads.View, method: calls.Streaming
+    ) -> None:
+        super().__init__(front, stream, view)
+        self._method = method
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._owed_bytes = 0
+        self._ended = False
+        self._opened = False
+        self._news: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = front.loop.create_task(self._run())
+
+    # -- streams.Handler
+
+    def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
+        if self.answered:
+            self.stream.taken(len(piece))
+            return
+        self._owed_bytes += len(piece)
+        for compressed, message in self.add(piece):
+            self._queue(compressed, message)
+        if not self._waiting:
+            self._pay()
+        if ended:
+            self.ended()
+        else:
+            _wake(self._news)
+
+    def ended(self) -> None:
+        self._ended = True
+        if self._assembler is not None and self._assembler.incomplete:
+            self.fail(grpc.StatusCode.INTERNAL, "the requests end in the middle of a message")
+        _wake(self._news)
+
+    def writable(self) -> None:
+        _wake(self._room)
+
+    def _queue(self, compressed: bool, message: streams.Buffer) -> None:  # noqa: FBT001 - the flag of the message
+        """A first small message passes: whoever takes it books it, and where there is no room says so."""
+        booked = len(message) if self._waiting or len(message) > _SMALL_BYTES else 0
+        if not self.answered and self.book(booked):
+            self._waiting.append(_Waiting(compressed, message, booked))
+
+    # -- calls.Call
+
+    async def write(self, message: protobuf.Message) -> None:
+        if not self.answered:
+            await self._send(message.SerializeToString())
+        while not self.answered and not self.stream.has_room():
+            self._room = self.front.loop.create_future()
+            await self._room
+
+    # -- ends
+
+    def fail(self, code: grpc.StatusCode, message: str) -> None:
+        if self._opened and not self.answered:
+            self.over()
+            self.stream.finish(statuses.trailers(code, message))
+            self.give_up()
+        else:
+            super().fail(code, message)
+
+    def over(self) -> None:
+        super().over()
+        self._waiting.clear()
+        self._pay()
+
+    def give_up(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            stream = self.stream
+            stream.lingers()
+            task.add_done_callback(lambda _done: stream.rested())
+            task.cancel()
+
+    # -- the task
+
+    async def _run(self) -> None:
+        try:
+            await self._method.handle(self._requests(), self)
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            self._task = None
+            self.fail_with(error)
+        else:
+            self._task = None
+            self._finish()
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while True:
+            while self._waiting:
+                yield await self._take()
+            if self._ended:
+                return
+            self._news = self.front.loop.create_future()
+            await self._news
+
+    async def _take(self) -> Any:
+        """The next request; its client may send as much again."""
+        compressed, message, booked_bytes = self._waiting.popleft()
+        self.unbook(booked_bytes)
+        if not self._waiting:
+            self._pay()
+        if compressed and self.in_thread(len(message)):
+            message = await self.front.loop.run_in_executor(self.front.threads, self.inflated, message)
+        elif compressed:
+            message = self.inflated(message)
+        try:
+            return self._method.request.FromString(bytes(message))
+        except protobuf.DecodeError:
+            raise border.InferenceError(border.ErrorKind.INTERNAL, "Exception deserializing request!") from None
+
+    def _pay(self) -> None:
+        """What has come was taken: the client gets room for it."""
+        owed, self._owed_bytes = self._owed_bytes, 0
+        if owed:
+            self.stream.taken(owed)
+
+    async def _send(self, message: bytes) -> None:
+        compress = self.front.compress and self.view.accepts_gzip
+        flag = b"\0"
+        if compress:
+            flag = b"\1"
+            message = await self._compressed(message)
+        head = None if self._opened else self._head()
+        parts: list[streams.Buffer] = [flag + len(message).to_bytes(4), message]
+        if not self.answered:
+            self.stream.send(head, parts, _PREFIX_BYTES + len(message))
+
+    async def _compressed(self, message: bytes) -> bytes:
+        if not self.in_thread(len(message)):
+            return b"".join(compression.deflate([message], "gzip"))
+        parts = await self.front.loop.run_in_executor(self.front.threads, compression.deflate, [message], "gzip")
+        return b"".join(parts)
+
+    def _head(self) -> Any:
+        self._opened = True
+        return statuses.HEAD_GZIP if self.front.compress and self.view.accepts_gzip else statuses.HEAD
+
+    def _finish(self) -> None:
+        if self.answered:
+            return
+        if not self._opened:
+            self.stream.send(self._head(), (), 0)
+        self.over()
+        self.stream.finish(statuses.OK)
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

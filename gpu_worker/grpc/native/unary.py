@@ -1,0 +1,226 @@
+"""Calls of one request and one answer; ModelInfer among them, which has no task of its own.
+
+Must never leave a request with the engine that its client has given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.protobuf import message as protobuf
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import calls, service
+from gpu_worker.grpc.native import assembling, exchange, heads, splitting, statuses
+from gpu_worker.http2 import streams
+from gpu_worker.wire import compression
+from protos.inference.v2 import predict_pb2
+
+_PREFIX_BYTES = assembling.PREFIX_BYTES
+_UNDECODABLE = "Exception deserializing request!"
+
+
+class Whole(exchange.Exchange):
+    """Gathers the one request of a call."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self, front: exchange.Front, stream: streams.Stream, view: heads.View) -> None:
+        super().__init__(front, stream, view)
+        self._started = False
+
+    def start(self, message: streams.Buffer) -> None:
+        """Takes the request's bytes."""
+        raise NotImplementedError
+
+    def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
+        size = len(piece)
+        self.stream.taken(size)
+        if ended and size >= _PREFIX_BYTES and self._is_whole(piece, size):
+            self._started = True
+            self.start(piece[_PREFIX_BYTES:])
+            return
+        self._gather(piece)
+        if ended:
+            self.ended()
+
+    def ended(self) -> None:
+        if self._started or self.answered:
+            return
+        if self._assembler is not None and self._assembler.incomplete:
+            self.fail(grpc.StatusCode.INTERNAL, "the request ends in the middle of its message")
+        else:
+            self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has no message, one is expected")
+
+    def _is_whole(self, piece: streams.Buffer, size: int) -> bool:
+        """Whether `piece` is one message and nothing else, as most are."""
+        return (
+            self._assembler is None
+            and not piece[0]
+            and int.from_bytes(piece[1:_PREFIX_BYTES]) == size - _PREFIX_BYTES
+            and not self._started
+        )
+
+    def _gather(self, piece: streams.Buffer) -> None:
+        for compressed, message in self.add(piece):
+            if self._started:
+                self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has more than one message")
+                return
+            self._started = True
+            if compressed:
+                self._inflate(message)
+            else:
+                self.start(message)
+
+    def _inflate(self, message: streams.Buffer) -> None:
+        if self.in_thread(len(message)):
+            if self.book(len(message)):
+                work = self.front.loop.run_in_executor(self.front.threads, self.inflated, message)
+                work.add_done_callback(self._on_inflated)
+            return
+        try:
+            whole = self.inflated(message)
+        except (border.InferenceError, assembling.TooLarge) as error:
+            self.fail_with(error)
+        else:
+            self.start(whole)
+
+    def _on_inflated(self, done: asyncio.Future[streams.Buffer]) -> None:
+        if self.answered or done.cancelled():
+            return
+        self.unbook(self._booked_bytes)
+        error = done.exception()
+        if isinstance(error, Exception):
+            self.fail_with(error)
+        else:
+            self.start(done.result())
+
+    def answer(self, parts: list[streams.Buffer], size: int) -> None:
+        """Sends the one message of the answer, compressed where both sides want that."""
+        if self.front.compress and self.view.accepts_gzip:
+            self._answer_compressed(parts, size)
+            return
+        self.over()
+        prefix = b"\0" + size.to_bytes(4)
+        if len(parts) == 1 and size < splitting.JOINED_BYTES:
+            parts = [prefix + parts[0]]
+        else:
+            parts.insert(0, prefix)
+        self.stream.respond(statuses.HEAD, parts, size + _PREFIX_BYTES, statuses.OK)
+
+    def _answer_compressed(self, parts: list[streams.Buffer], size: int) -> None:
+        if self.in_thread(size):
+            work = self.front.loop.run_in_executor(self.front.threads, compression.deflate, parts, "gzip")
+            work.add_done_callback(self._on_compressed)
+        else:
+            self._send_compressed(compression.deflate(parts, "gzip"))
+
+    def _on_compressed(self, done: asyncio.Future[list[streams.Buffer]]) -> None:
+        if not self.answered and not done.cancelled():
+            self._send_compressed(done.result())
+
+    def _send_compressed(self, parts: list[streams.Buffer]) -> None:
+        self.over()
+        size = sum(map(len, parts))
+        parts.insert(0, b"\1" + size.to_bytes(4))
+        self.stream.respond(statuses.HEAD_GZIP, parts, size + _PREFIX_BYTES, statuses.OK)
+
+
+class Infer(Whole):
+    """One ModelInfer call."""
+
+    __slots__ = ("_inference", "_model")
+
+    def __init__(self, front: exchange.Front, stream: streams.Stream, view: heads.View) -> None:
+        super().__init__(front, stream, view)
+        self._inference: service.Inference | None = None
+        self._model = ""
+
+    def start(self, message: streams.Buffer) -> None:
+        head, raw = splitting.split(message)
+        try:
+            request = predict_pb2.ModelInferRequest.FromString(head)  # type: ignore[arg-type]  # takes any buffer
+        except protobuf.DecodeError:
+            self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
+            return
+        self._model = request.model_name
+        self.stream.host.note(self._model)
+        try:
+            self._inference = self.front.service.infer(
+                request, request.raw_input_contents if raw is None else raw, self, self._done
+            )
+        except border.InferenceError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            self.fail_with(error)
+
+    def give_up(self) -> None:
+        inference, self._inference = self._inference, None
+        if inference is not None:
+            self.stream.lingers()
+            inference.give_up(self.stream.rested)
+
+    def _done(self, answer: service.Answer) -> None:
+        inference, self._inference = self._inference, None
+        if inference is not None:
+            inference.close()
+        if self.answered:
+            return
+        if isinstance(answer, border.InferenceError):
+            self._fail(answer)
+            return
+        try:
+            parts, size = splitting.joined(answer)
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            self.fail_with(error)
+            return
+        if self.front.engine.leaving(self._model):
+            self.stream.go_away()
+        self.answer(parts, size)
+
+    def _fail(self, error: border.InferenceError) -> None:
+        """The model that was asked for may be elsewhere by now."""
+        if self.front.engine.leaving(self._model):
+            self.stream.go_away()
+        self.fail_with(error)
+
+
+class Unary(Whole):
+    """One call of any other method."""
+
+    __slots__ = ("_method", "_task")
+
+    def __init__(self, front: exchange.Front, stream: streams.Stream, view: heads.View, method: calls.Unary) -> None:
+        super().__init__(front, stream, view)
+        self._method = method
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, message: streams.Buffer) -> None:
+        try:
+            request = self._method.request.FromString(bytes(message))
+        except protobuf.DecodeError:
+            self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
+            return
+        self._task = self.front.loop.create_task(self._run(request))
+
+    def give_up(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            stream = self.stream
+            stream.lingers()
+            task.add_done_callback(lambda _done: stream.rested())
+            task.cancel()
+
+    async def _run(self, request: Any) -> None:
+        try:
+            answer = await self._method.handle(request, self)
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            self._task = None
+            self.fail_with(error)
+        else:
+            self._task = None
+            if not self.answered:
+                whole = answer.SerializeToString()
+                self.answer([whole], len(whole))
