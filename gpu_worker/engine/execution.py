@@ -184,13 +184,15 @@ def _answers(
     model: spec.ModelSpec, columns: Mapping[str, _Column], requests: Sequence[Request]
 ) -> Iterator[delivery.Answer]:
     start = 0
-    everything = [border.RequestedOutput(name) for name in columns]
+    everything = list(columns.values())
     for request in requests:
         each = request.work
         stop = start + each.size
-        wanted = everything if each.outputs is None else each.outputs
         try:
-            outputs = [_output(model, columns[output.name], output, each, start) for output in wanted]
+            if each.outputs is None:
+                outputs = [column.part(start, stop) for column in everything]
+            else:
+                outputs = [_output(model, columns[output.name], output, each, start) for output in each.outputs]
             yield border.InferResponse(model.name, model.version, each.request.id, outputs)
         except border.InferenceError as error:
             yield validation.with_id(error, each.request.id)

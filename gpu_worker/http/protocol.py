@@ -13,13 +13,16 @@ from typing import Protocol
 
 import httptools
 
+from gpu_worker.http import heads, messages
 from gpu_worker.http import limits as http_limits
-from gpu_worker.http import messages
 from gpu_worker.wire import intake as wire_intake
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
+_HEAD_END = b"\r\n\r\n"
+# So many heads of a connection are learnt from: a client whose heads differ every time is not worth more.
+_LESSONS = 8
 _JOIN_BYTES = 64 * 2**10
 _OVERHEAD_BYTES = 2**20
 
@@ -82,6 +85,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Host) -> None:
         self._server = server
         self._limits = server.limits
+        self._template: heads.Template | None = None
+        self._first = b""
+        self._lessons = _LESSONS
         self._most_head_bytes = server.limits.head_bytes
         self._most_headers = server.limits.headers
         self._loop = asyncio.get_running_loop()
@@ -132,13 +138,37 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._incoming is None and self._template is not None:
+            data = self._read_quickly(self._template, data)
+        if data:
+            self._parse(data)
+        self._pump()
+
+    def _parse(self, data: bytes) -> None:
         parsed = self._parsed
+        self._first = data if self._incoming is None and self._lessons else b""
         self._feed(data)
+        self._first = b""
         self._field_bytes = self._field_bytes + len(data) if self._in_head and parsed == self._parsed else 0
         self._message_bytes += len(data)
         if self._incoming is not None:
             self._check_overhead()
-        self._pump()
+
+    def _read_quickly(self, template: heads.Template, data: bytes) -> bytes:
+        """Takes whole requests that look like one before; gives back what is left to the parser."""
+        start = 0
+        while start < len(data):
+            end = data.find(_HEAD_END, start, start + self._most_head_bytes)
+            head = template.read(data[start:end]) if end > start else None
+            if head is None:
+                break
+            begin = end + len(_HEAD_END)
+            if begin + head.body_bytes > len(data):
+                break
+            if not self._take(template, head, data[begin : begin + head.body_bytes]):
+                break
+            start = begin + head.body_bytes
+        return data[start:] if start else data
 
     def eof_received(self) -> bool:
         # A client may close its side and still wait for its answers; TLS cannot carry that.
@@ -219,10 +249,33 @@ class Connection(asyncio.Protocol):
         chunks, exchange.chunks = exchange.chunks, []
         exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        self._deaf = not exchange.keep_alive
+        if self._first and exchange.keep_alive:
+            self._learn(exchange.request)
+        self._arrived(exchange)
+
+    def _learn(self, request: messages.Request) -> None:
+        raw, _, _ = self._first.partition(_HEAD_END)
+        self._first = b""
+        self._lessons -= 1
+        self._template = heads.Template.of(raw, request.method, request.target, request.headers)
+
+    def _take(self, template: heads.Template, head: heads.Head, body: bytes) -> bool:
+        """Takes a request that was read without the parser; False where that must refuse it."""
+        if len(body) > self._limits.body_bytes or not self._server.intake.hold(len(body)):
+            return False
+        exchange = Exchange(self)
+        exchange.request = messages.Request(template.method, template.target, head.headers, body, _too_late)
+        exchange.held_bytes = len(body)
+        exchange.keep_alive = True
+        self._target = template.target
+        self._arrived(exchange)
+        return True
+
+    def _arrived(self, exchange: Exchange) -> None:
         exchange.parallel = self._server.parallel(exchange.request)
         self._whole_bytes += exchange.held_bytes
         self._waiting.append(exchange)
-        self._deaf = not exchange.keep_alive
 
     # -- the server's side
 
