@@ -21,6 +21,8 @@ from gpu_worker.engine import border, delivery, departures, regions, scheduler
 from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
+from gpu_worker.tracing import settings as trace_settings
+from gpu_worker.tracing import tracer
 from protos.inference.v2 import model_config_pb2
 
 _EXTENSIONS = (
@@ -33,6 +35,7 @@ _EXTENSIONS = (
     "cuda_shared_memory",
     "binary_tensor_data",
     "statistics",
+    "trace",
     "logging",
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
@@ -71,6 +74,7 @@ class Options:
     load_thread_count: int = 4
     model_config_name: str = ""
     server_id: str = ""
+    trace: trace_settings.Settings = dataclasses.field(default_factory=trace_settings.Settings)
     server_name: str = "tms-worker"
     server_version: str = "0.1.0"
 
@@ -82,6 +86,7 @@ class Core(border.Engine):
         self._options = options
         self._models = models
         self._regions = regions.Regions(_most_regions())
+        self._tracer = tracer.Tracer(options.trace)
         self._expected: set[str] = set()
         self.departures = departures.Departures(lambda name: bool(models.versions(name)))
         self._started = False
@@ -123,6 +128,7 @@ class Core(border.Engine):
         """Ends every thread and frees every model; requests still queued are answered with the stopping error."""
         self._stopping = True
         await self._models.close()
+        await asyncio.to_thread(self._tracer.close)
 
     def submit(self, requests: Sequence[border.InferRequest]) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +141,7 @@ class Core(border.Engine):
             except border.InferenceError as error:
                 refused.append((request.reply, error.bare()))
         for target, share in by_target.items():
-            refused += target.submit(share, loop, arrival_ns, self._regions)
+            refused += target.submit(share, loop, arrival_ns, self._regions, self._tracer)
         if refused:
             # Never from within `submit`: the front may not be ready for its reply yet.
             loop.call_soon(delivery.deliver, refused)
@@ -213,6 +219,15 @@ class Core(border.Engine):
 
     async def unregister_cuda_region(self, name: str) -> None:
         self._regions.remove(border.CudaRegion, name)
+
+    async def trace_settings(
+        self, model: str, changes: Mapping[str, Sequence[str] | None]
+    ) -> Mapping[str, Sequence[str]]:
+        if model and not self._models.ready(model, ""):
+            raise border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"Request for unknown model : {model}")
+        if changes:
+            self._tracer.update(model, changes)
+        return self._tracer.settings(model).told()
 
     async def log_settings(self, changes: Mapping[str, border.LogSetting]) -> Mapping[str, border.LogSetting]:
         return (logs.update(changes) if changes else logs.current()).told()

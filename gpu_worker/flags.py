@@ -108,6 +108,17 @@ def backend_setting(text: str) -> tuple[str, str, str]:
     return backend, setting, value
 
 
+def trace_setting(text: str) -> tuple[str, str, str]:
+    """(mode or empty, setting, value) of `[mode,]setting=value`."""
+    head, separator, value = text.partition("=")
+    mode, comma, setting = head.partition(",")
+    if not comma:
+        mode, setting = "", head
+    if not separator or not setting or mode not in ("", "triton", "opentelemetry"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form [triton,]setting=value")
+    return mode, setting, value
+
+
 def _on(name: str, words: str) -> Flag:
     return Flag(name, words, boolean, default=True, metavar="BOOL")
 
@@ -262,7 +273,29 @@ OTHER = (
     ),
     Flag("ready-file", "write the bound ports there as JSON once ready to serve", str, metavar="FILE"),
 )
-GROUPS = (("models", MODELS), ("HTTP", HTTP), ("gRPC", GRPC), ("metrics", METRICS), ("logs and life", OTHER))
+TRACES = (
+    Flag(
+        "trace-config",
+        "[triton,]setting=value of the traces: file, level (TIMESTAMPS, TENSORS; may be repeated), rate, count, "
+        "log-frequency, mode (triton); may be repeated",
+        trace_setting,
+        metavar="SETTING",
+        repeated=True,
+    ),
+    Flag("trace-file", "older name for --trace-config triton,file=", str, metavar="FILE"),
+    Flag("trace-level", "older name for --trace-config level=; may be repeated", str, metavar="LEVEL", repeated=True),
+    Flag("trace-rate", "older name for --trace-config rate=", whole, metavar="N"),
+    Flag("trace-count", "older name for --trace-config count=", integer, metavar="N"),
+    Flag("trace-log-frequency", "older name for --trace-config triton,log-frequency=", whole, metavar="N"),
+)
+GROUPS = (
+    ("models", MODELS),
+    ("HTTP", HTTP),
+    ("gRPC", GRPC),
+    ("metrics", METRICS),
+    ("logs and life", OTHER),
+    ("traces", TRACES),
+)
 
 IGNORED = {
     "backend-directory": "all backends are built in",
@@ -283,7 +316,6 @@ IGNORED = {
 
 _NO_FORWARDING = "headers are not passed on to models"
 _NO_RESTRICTION = "no call can be restricted one by one: --control-token-file guards the repository calls"
-_NO_TRACE = "no traces are written"
 _NO_SAGEMAKER = "there is no SageMaker front"
 _NO_VERTEX = "there is no Vertex AI front"
 _NO_CACHE = "answers are not cached yet"
@@ -309,19 +341,13 @@ REFUSED = {
     "sagemaker-port": _NO_SAGEMAKER,
     "sagemaker-safe-port-range": _NO_SAGEMAKER,
     "sagemaker-thread-count": _NO_SAGEMAKER,
-    "trace-config": _NO_TRACE,
-    "trace-count": _NO_TRACE,
-    "trace-file": _NO_TRACE,
-    "trace-level": _NO_TRACE,
-    "trace-log-frequency": _NO_TRACE,
-    "trace-rate": _NO_TRACE,
     "vertex-ai-default-model": _NO_VERTEX,
     "vertex-ai-port": _NO_VERTEX,
     "vertex-ai-thread-count": _NO_VERTEX,
 }
 """Flags that would change the server's behaviour in ways it does not have, with the reason."""
 
-_OFF = {"rate-limit": "off", "trace-level": "OFF", "model-load-retry-count": "0"}
+_OFF = {"rate-limit": "off", "model-load-retry-count": "0"}
 """Values that ask of a refused flag nothing but what is so anyway; booleans have `false`."""
 
 

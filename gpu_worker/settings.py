@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from gpu_worker import core, flags, logs, metrics
 from gpu_worker.engine import border
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
+from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.wire import control, rules, sharing
 
 _BACKENDS = ("", "onnxruntime")
@@ -108,8 +110,54 @@ def _core(given: argparse.Namespace) -> core.Options:
         backend_config=_backend_config(given),
         load_thread_count=given.model_load_thread_count,
         server_id=given.id,
+        trace=_trace(given),
         model_config_name=given.model_config_name,
     )
+
+
+_TRACE_SETTINGS = {"": ("level", "rate", "count", "mode"), "triton": ("file", "log-frequency")}
+
+
+def _trace(given: argparse.Namespace) -> trace_settings.Settings:
+    """What --trace-config says, and the older flags where it says nothing."""
+    levels: list[str] = list(given.trace_level)
+    found = {
+        "file": given.trace_file,
+        "rate": given.trace_rate,
+        "count": given.trace_count,
+        "log-frequency": given.trace_log_frequency,
+    }
+    for mode, setting, value in given.trace_config:
+        flag = f"--trace-config {mode},{setting}={value}" if mode else f"--trace-config {setting}={value}"
+        if "opentelemetry" in (mode, value if setting == "mode" else ""):
+            message = f"{flag} is not supported by this server: its traces are files, --trace-config mode=triton"
+            raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
+        if setting not in _TRACE_SETTINGS[mode]:
+            known = ", ".join(
+                f"{prefix},{name}".lstrip(",") for prefix, names in _TRACE_SETTINGS.items() for name in names
+            )
+            raise _refused(f"{flag} is not known: settings are {known}")
+        if setting == "level":
+            levels.append(value)
+        elif setting == "mode" and value != "triton":
+            raise _refused(f"{flag} is not known: the mode must be triton")
+        found[setting] = value
+    return _checked_trace(levels, found)
+
+
+def _checked_trace(levels: list[str], found: dict[str, str | int | None]) -> trace_settings.Settings:
+    numbers = {
+        field: trace_settings.number(f"--trace-config {name}", str(found[name]), least)
+        for field, name, least in (("rate", "rate", 0), ("count", "count", -1), ("log_frequency", "log-frequency", 0))
+        if found[name] is not None
+    }
+    file = str(found["file"] or "")
+    if file and not os.access(pathlib.Path(file).absolute().parent, os.W_OK):
+        raise _refused(f"--trace-config triton,file={file} cannot be written: its directory must be there and writable")
+    settings = trace_settings.Settings(file=file, levels=trace_settings.levels(levels), **numbers)
+    if settings.levels and not file:
+        raise _refused("--trace-config level needs --trace-config triton,file=FILE")
+    return settings
 
 
 def _control(given: argparse.Namespace) -> control.Control:

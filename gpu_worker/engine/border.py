@@ -98,6 +98,15 @@ class Reply(Protocol):
     def __call__(self, answer: InferResponse | InferenceError, *, final: bool = True) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Received:
+    """When a front, `HTTP` or `GRPC`, began to receive a request and had it whole; monotonic nanoseconds."""
+
+    front: str
+    start_ns: int
+    end_ns: int
+
+
 @dataclasses.dataclass(slots=True)
 class InferRequest:
     """One inference as a front understood it.
@@ -118,6 +127,7 @@ class InferRequest:
     deadline_s: float | None = None
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None
+    received: Received | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more. Harmless once it is there, and when called again."""
@@ -305,4 +315,13 @@ class Engine(Protocol):
 
     async def log_settings(self, changes: Mapping[str, LogSetting]) -> Mapping[str, LogSetting]:
         """Changes the given settings of the log, if any, and returns all, by their names in the logging extension."""
+        ...
+
+    async def trace_settings(
+        self, model: str, changes: Mapping[str, Sequence[str] | None]
+    ) -> Mapping[str, Sequence[str]]:
+        """Changes the given settings of the traces of one model, or of all where `model` is empty, and returns all.
+
+        By their names in the trace extension, each a list of texts; None clears one.
+        """
         ...

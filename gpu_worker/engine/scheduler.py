@@ -26,6 +26,8 @@ from gpu_worker.engine import (
     regions,
     spec,
     statistics,
+    trace,
+    tracing,
     validation,
     work,
 )
@@ -122,6 +124,7 @@ class Scheduler:
         loop: asyncio.AbstractEventLoop,
         arrival_ns: int,
         shared: regions.Regions,
+        tracer: tracing.Tracer = tracing.NOBODY,
     ) -> list[delivery.Answered]:
         """Takes the requests in; gives back those that are refused, with the reason."""
         works: list[work.Work] = []
@@ -135,6 +138,9 @@ class Scheduler:
                 refused.append((request.reply, _malformed(error, request.id)))
         if refused:
             self._counters.failed(statistics.OTHER, len(refused), 0)
+        if tracer.on:
+            for each in works:
+                tracer.begin(self.spec, each)
         return refused + self._enqueue(works, arrival_ns) if works else refused
 
     def stop(self) -> None:
@@ -281,6 +287,9 @@ class Scheduler:
             return self._failed(error, works)
         answered = list(zip(works, answers, strict=True))
         self._count(answered, started_ns, timings)
+        for each, answer in answered:
+            if each.trace is not None:
+                _note(each.trace, each, answer, started_ns, timings)
         return answered
 
     def _failed(self, error: Exception, works: Sequence[work.Work]) -> _Pairs:
@@ -342,6 +351,16 @@ class _Sequencer:
             while (ready := self._done.pop(self._next, None)) is not None:
                 self._next += 1
                 delivery.post(ready)
+
+
+def _note(
+    found: trace.Trace, each: work.Work, answer: delivery.Answer, started_ns: int, timings: statistics.Timings
+) -> None:
+    """What a trace tells of an execution."""
+    found.computed(started_ns, timings)
+    found.show("TENSOR_BACKEND_INPUT", filter(None, each.inputs))
+    if isinstance(answer, border.InferResponse):
+        found.show("TENSOR_BACKEND_OUTPUT", answer.outputs)
 
 
 def _end(each: work.Work, now_ns: int) -> border.InferenceError | None:

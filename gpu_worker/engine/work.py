@@ -8,7 +8,7 @@ import types
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from gpu_worker.engine import border, regions
+from gpu_worker.engine import border, regions, trace
 
 NOTHING: Mapping[Any, regions.Part] = types.MappingProxyType({})
 """What most requests have in shared memory."""
@@ -33,3 +33,4 @@ class Work:
     deadline_ns: int | None
     shared_inputs: Mapping[int, regions.Part] = dataclasses.field(default_factory=dict)
     shared_outputs: Mapping[str, regions.Part] = dataclasses.field(default_factory=dict)
+    trace: trace.Trace | None = None

@@ -5,6 +5,7 @@ Pure. Must never accept data that does not fit its datatype, nor data given in t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ def decode(
 
     Raises InferenceError INVALID_ARGUMENT or UNSUPPORTED, naming what is at fault.
     """
+    began_ns = time.monotonic_ns()
     given = _parameters(message.parameters, "request")
     parameters.check(given, reserved=_RESERVED)
     return border.InferRequest(
@@ -50,6 +52,7 @@ def decode(
         [_output(output) for output in message.outputs],
         given,
         reply,
+        received=border.Received("GRPC", began_ns, time.monotonic_ns()),
     )
 
 

@@ -6,7 +6,6 @@ Decides nothing but form. Must never leave a request with the engine that its cl
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NoReturn
 
 from google.protobuf import message as protobuf
 
@@ -47,7 +46,7 @@ class Service:
             "RepositoryModelLoad": self._repository_model_load,
             "RepositoryModelUnload": self._repository_model_unload,
             **sharing.Regions(self._engine, self._rules.sharing).handlers(),
-            "TraceSetting": _unserved("trace"),
+            "TraceSetting": self._trace_setting,
             "LogSettings": self._log_settings,
         }
         methods: dict[str, calls.Method] = {
@@ -132,6 +131,15 @@ class Service:
         await self._engine.unload(request.model_name, unload_dependents=dependents)
         return predict_pb2.RepositoryModelUnloadResponse()
 
+    async def _trace_setting(self, request: predict_pb2.TraceSettingRequest, call: calls.Call) -> protobuf.Message:
+        if request.settings:
+            self._rules.control.check(calls.value(call, wire_control.HEADER))
+        changes = {name: list(each.value) or None for name, each in request.settings.items()}
+        response = predict_pb2.TraceSettingResponse()
+        for name, values in (await self._engine.trace_settings(request.model_name, changes)).items():
+            response.settings[name].value.extend(values)
+        return response
+
     async def _log_settings(self, request: predict_pb2.LogSettingsRequest, call: calls.Call) -> protobuf.Message:
         if request.settings:
             self._rules.control.check(calls.value(call, wire_control.HEADER))
@@ -209,16 +217,6 @@ class Inference:
 def _decoupled(model: str) -> border.InferenceError:
     message = f"ModelInfer RPC doesn't support models with decoupled transaction policy, as '{model}'"
     return border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
-
-
-def _unserved(extension: str) -> calls.Handler:
-    """A method of an extension that this server does not have."""
-
-    async def method(_request: Any, _call: calls.Call) -> NoReturn:
-        message = f"This server does not support the {extension} extension"
-        raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
-
-    return method
 
 
 def _log_setting(name: str, value: predict_pb2.LogSettingsRequest.SettingValue) -> border.LogSetting:

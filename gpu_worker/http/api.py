@@ -64,6 +64,7 @@ class Api:
             Endpoint.UNLOAD: self._unload,
             Endpoint.LEAVE: self._leave,
             Endpoint.LOGGING: self._logging,
+            Endpoint.TRACE: self._trace,
             **dict.fromkeys(_REGIONS, self._regions.handle),
         }
 
@@ -155,6 +156,13 @@ class Api:
             changes = decoding.body(request)
         return messages.ok(dict(await self._engine.log_settings(changes)))
 
+    async def _trace(self, request: messages.Request, route: routes.Route) -> messages.Response:
+        changes = {}
+        if request.method == b"POST":
+            self._check_control(request)
+            changes = {name: _trace_values(name, value) for name, value in decoding.body(request).items()}
+        return messages.ok(views.trace(await self._engine.trace_settings(route.model, changes)))
+
     def _check_control(self, request: messages.Request) -> None:
         self._rules.control.check(request.headers.get(wire_control.HEADER.encode(), b""))
 
@@ -181,6 +189,16 @@ async def _answer_with(request: messages.Request, work: _Work) -> None:
         log.exception("http.call_failed")
         response = messages.refusal(500, "Internal error; the server's log says more")
     request.answer(response)
+
+
+def _trace_values(name: str, value: Any) -> list[str] | None:
+    """A trace setting as a list of texts; numbers are taken for theirs, None clears."""
+    if value is None:
+        return None
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, (str, int)) and not isinstance(each, bool) for each in values):
+        raise datatypes.refused(f"Unable to parse '{name}': must be a string, an array of strings, or null")
+    return [str(each) for each in values]
 
 
 def _parameters(request: messages.Request) -> dict[str, Any]:

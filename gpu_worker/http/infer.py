@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -107,6 +108,7 @@ class Infer:
             inference.outputs,
             inference.parameters,
             reply,
+            received=border.Received("HTTP", request.began_ns, time.monotonic_ns()),
         )
         try:
             self._intake.submit(request.inference)

@@ -49,7 +49,7 @@ class Response:
 class Request:
     """A whole request; `answer` is to be called exactly once, in the event loop, and is safe after the client has gone.
 
-    `headers` has lower-case names. `inference` is set by a handler whose work ends when the client goes.
+    `headers` has lower-case names. `began_ns` is when its first bytes came, on the monotonic clock. `inference` is set by a handler whose work ends when the client goes.
     """
 
     method: bytes
@@ -58,6 +58,7 @@ class Request:
     body: border.Buffer
     answer: Callable[[Response], None]
     inference: border.InferRequest | None = None
+    began_ns: int = 0
 
 
 Handler = Callable[[Request], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
+import time
 from typing import Protocol
 
 import httptools
@@ -198,6 +199,7 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._target = b""
         self._head_bytes = self._message_bytes = 0
+        self._incoming.request.began_ns = time.monotonic_ns()
         self._patient_until = self._loop.time() + self._limits.head_timeout_s
 
     def on_url(self, url: bytes) -> None:

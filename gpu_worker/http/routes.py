@@ -30,7 +30,7 @@ class Endpoint(enum.Enum):
     LEAVE = "leave"
     METRICS = "metrics"
     GENERATE = "generate extension"
-    TRACE = "trace extension"
+    TRACE = "trace settings"
     LOGGING = "log settings"
     SYSTEM_REGIONS = "system shared memory status"
     SYSTEM_REGISTER = "system shared memory register"
@@ -41,7 +41,7 @@ class Endpoint(enum.Enum):
     NAMED_REPOSITORY = "naming of a repository"
 
 
-UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.TRACE, Endpoint.NAMED_REPOSITORY))
+UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.NAMED_REPOSITORY))
 """Known paths that are answered with an error which says so."""
 
 _GET = (b"GET",)

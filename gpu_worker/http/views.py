@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import message
@@ -28,6 +29,11 @@ def model(metadata: border.ModelMetadata) -> dict[str, Any]:
 def index(entry: border.IndexEntry) -> dict[str, str]:
     shown = {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
     return {key: value for key, value in shown.items() if value}
+
+
+def trace(settings: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """All texts but the levels, which are an array."""
+    return {name: list(values) if name == "trace_level" else values[0] for name, values in settings.items()}
 
 
 def statistics(of: border.ModelStatistics) -> dict[str, Any]:

@@ -68,3 +68,55 @@ async def test_logging(launch: Any, tmp_path: pathlib.Path) -> None:
         assert part["format"][0] == invalid
     assert '"event": "worker.ready"' in file.read_text()
     assert worker.log() == ""
+
+
+RECEIVED = {"http": ["HTTP_RECV_START", "HTTP_RECV_END"], "grpc": ["GRPC_WAITREAD_START", "GRPC_WAITREAD_END"]}
+ENGINE = ["REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END"]
+
+
+@pytest.mark.slow  # a whole worker and a whole client start
+async def test_trace(launch: Any, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    worker = await launch(f"--trace-config=triton,file={folder}/t", "--trace-config=rate=7")
+    seen = await seen_by_client(worker, "trace")
+    default = {
+        "trace_file": [f"{folder}/t"],
+        "trace_level": ["OFF"],
+        "trace_rate": ["7"],
+        "trace_count": ["-1"],
+        "log_frequency": ["0"],
+        "trace_mode": ["triton"],
+    }
+    own = {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": ["1"], "log_frequency": ["1"]}
+    for part, invalid, unsupported in (
+        (seen["http"], "400", "501"),
+        (seen["grpc"], "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED"),
+    ):
+        assert part["before"] == part["global"] == part["cleared"] == default
+        assert part["model"] == default | own
+        assert part["level"][0] == part["rate"][0] == part["unknown"][0] == invalid
+        assert "Unable to parse 'trace_rate', got: x" in part["rate"][1]
+        assert part["file"] == [unsupported, "trace file location can not be updated through network protocol"]
+        assert "Request for unknown model : nope" in part["unknown"][1]
+    worker.process.terminate()
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["t.0", "t.1"]
+    for number, front in enumerate(("http", "grpc")):
+        head, *records = json.loads((folder / f"t.{number}").read_text())
+        assert (head["model_name"], head["request_id"]) == ("ident", f"tritonclient.{front}")
+        events = [record["timestamps"][0] for record in records if "timestamps" in record]
+        sent = [f"{front.upper()}_SEND_START", f"{front.upper()}_SEND_END"]
+        assert [event["name"] for event in events] == [
+            *RECEIVED[front],
+            *ENGINE,
+            "INFER_RESPONSE_COMPLETE",
+            *sent,
+            "REQUEST_END",
+        ]
+        times = [event["ns"] for event in events]
+        assert times == sorted(times)
+        shown = {record["activity"]: record["tensor"]["data"] for record in records if "activity" in record}
+        assert shown == dict.fromkeys(
+            ("TENSOR_QUEUE_INPUT", "TENSOR_BACKEND_INPUT", "TENSOR_BACKEND_OUTPUT"), "1.0,2.0,3.0,4.0"
+        )

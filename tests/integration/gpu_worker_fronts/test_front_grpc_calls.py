@@ -194,18 +194,6 @@ async def test_models_are_controlled(stub: Any) -> None:
     assert (await status_of(stub.RepositoryIndex(named)))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ("TraceSetting", predict_pb2.TraceSettingRequest()),
-    ],
-)
-async def test_what_is_not_served_says_so(stub: Any, method: str, message: Any) -> None:
-    code, details = await status_of(getattr(stub, method)(message))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert "does not support" in details
-
-
 async def test_health_follows_the_engine(front: Any, channel: grpc.aio.Channel) -> None:
     health: Any = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING

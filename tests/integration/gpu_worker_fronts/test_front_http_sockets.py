@@ -214,7 +214,7 @@ async def test_an_upgrade_is_not_taken(serve: Any) -> None:
         ("GET", "/v2/models/ident/versions/9", 404, "version 9"),
         ("GET", "/v2/models/nope/ready", 400, "Model version not ready"),
         ("GET", "/v2/models/nope/stats", 400, "requested model 'nope' is not available"),
-        ("GET", "/v2/trace/setting", 501, "trace extension"),
+        ("GET", "/v2/models/nope/trace/setting", 400, "Request for unknown model : nope"),
         ("POST", "/v2/models/ident/generate", 501, "generate extension"),
         ("POST", "/v2/repository/mine/index", 501, "repository"),
         ("POST", "/v2/repository/models/nope/load", 500, "failed to load 'nope'"),

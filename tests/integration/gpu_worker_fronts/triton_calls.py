@@ -118,7 +118,6 @@ def grpc_part(port: str) -> dict[str, Any]:
             "max_batch_size": client.get_model_config("id_fp32").config.max_batch_size,
             "count": client.get_inference_statistics("id_bool").model_stats[0].inference_count,
             "index": sorted(entry.name for entry in client.get_model_repository_index().models),
-            "trace": error_of(client.get_trace_settings),
             "stream": stream(port),
         }
 

@@ -102,7 +102,33 @@ def log_settings(found: Any) -> dict[str, Any]:
     return {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in found.settings.items()}
 
 
-PARTS = {"shared_memory": shared_memory, "logging": logging}
+def trace(library: Any, client: Any) -> dict[str, Any]:
+    """Settings of all models and of one; one request of each."""
+    change = {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": "1", "log_frequency": "1"}
+    seen = {
+        "before": trace_settings(client.get_trace_settings()),
+        "model": trace_settings(client.update_trace_settings("ident", change)),
+        "global": trace_settings(client.get_trace_settings()),
+        "level": error_of(lambda: client.update_trace_settings(settings={"trace_level": "LOUD"})),
+        "rate": error_of(lambda: client.update_trace_settings(settings={"trace_rate": "x"})),
+        "file": error_of(lambda: client.update_trace_settings(settings={"trace_file": "x"})),
+        "unknown": error_of(lambda: client.get_trace_settings("nope")),
+    }
+    tensor = library.InferInput("INPUT", [1, 4], "FP32")
+    tensor.set_data_from_numpy(ROW)
+    client.infer("ident", [tensor], request_id=library.__name__)
+    client.infer("addsub", [library.InferInput(f"INPUT{at}", [1, 4], "FP32").set_data_from_numpy(ROW) for at in (0, 1)])
+    cleared = client.update_trace_settings("ident", dict.fromkeys(change))
+    return seen | {"cleared": trace_settings(cleared)}
+
+
+def trace_settings(found: Any) -> dict[str, Any]:
+    if isinstance(found, dict):
+        return {name: each if isinstance(each, list) else [each] for name, each in found.items()}
+    return {name: list(each.value) for name, each in found.settings.items()}
+
+
+PARTS = {"shared_memory": shared_memory, "logging": logging, "trace": trace}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from gpu_worker import core, flags, logs, settings
 from gpu_worker.engine import border
+from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.wire import rules
 
 REPOSITORY = "--model-repository=/models"
@@ -66,6 +67,38 @@ def test_defaults_are_those_of_triton() -> None:
 def test_what_changes_nothing_is_ignored_with_a_notice() -> None:
     found = settings.load([REPOSITORY, "--http-thread-count=8", "--pinned-memory-pool-byte-size", "0"])
     assert set(found.ignored) == {"http-thread-count", "pinned-memory-pool-byte-size"}
+
+
+def test_traces_are_set_by_both_kinds_of_flags(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "t"
+    expected = trace_settings.Settings(
+        file=str(file), levels=("TIMESTAMPS", "TENSORS"), rate=5, count=9, log_frequency=2
+    )
+    new = [f"triton,file={file}", "triton,log-frequency=2", "level=TENSORS", "level=TIMESTAMPS", "rate=5", "count=9"]
+    assert (
+        settings.load(
+            [REPOSITORY, "--trace-config=mode=triton", *(f"--trace-config={each}" for each in new)]
+        ).core.trace
+        == expected
+    )
+    old = [f"--trace-file={file}", "--trace-level=TIMESTAMPS", "--trace-level=TENSORS", "--trace-rate=5"]
+    assert settings.load([REPOSITORY, *old, "--trace-count=9", "--trace-log-frequency=2"]).core.trace == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trace-config=mode=opentelemetry"], "mode=opentelemetry is not supported by this server"),
+        (["--trace-config=opentelemetry,url=http://x"], "opentelemetry,url=http://x is not supported"),
+        (["--trace-config=speed=1"], "speed=1 is not known: settings are level, rate, count, mode, triton,file"),
+        (["--trace-config=rate=x"], "rate', got: x"),
+        (["--trace-config=level=LOUD"], "got: LOUD"),
+        (["--trace-config=triton,file=/nowhere/t"], "cannot be written"),
+        (["--trace-level=TIMESTAMPS"], "needs --trace-config triton,file=FILE"),
+    ],
+)
+def test_trace_settings_that_make_no_sense_are_refused(arguments: list[str], words: str) -> None:
+    assert words in refusal(*arguments).message
 
 
 @pytest.mark.parametrize(
