@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from gpu_worker import loader, logs, registry
+from gpu_worker import loader, logs, polling, registry
 from gpu_worker.engine import border, delivery, departures, regions, scheduler
 from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class ControlMode(enum.Enum):
-    """Who decides which models are loaded: nobody after start, or clients through the repository calls."""
+    """Who decides which models are loaded: nobody after start, clients through the repository calls, or the repository."""
 
     NONE = "none"
     EXPLICIT = "explicit"
@@ -59,7 +59,8 @@ class Options:
     `load_at_start` names the models that explicit control loads at start; `("*",)` means every model. `auto_complete`
     off is the strict mode: a model must bring its whole configuration. `backend_config` holds settings of ONNX Runtime
     for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`. Clients see `server_id`
-    as the server's name where one is given. `model_config_name` names the configuration that each model uses where it has
+    as the server's name where one is given. The repositories are looked at every `poll_s` seconds (0: never) where polling
+    is in force. A load that fails is tried `load_retry_count` times more. `model_config_name` names the configuration that each model uses where it has
     one of that name.
     """
 
@@ -71,7 +72,9 @@ class Options:
     auto_complete: bool = True
     backend_config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     default_max_batch_size: int = 4
+    poll_s: float = 15.0
     load_thread_count: int = 4
+    load_retry_count: int = 0
     model_config_name: str = ""
     server_id: str = ""
     trace: trace_settings.Settings = dataclasses.field(default_factory=trace_settings.Settings)
@@ -82,51 +85,59 @@ class Options:
 class Core(border.Engine):
     """An engine over one set of repositories; `create`, `start`, serve, `drain`, `close`, in this order."""
 
-    def __init__(self, options: Options, models: registry.Registry) -> None:
+    def __init__(self, options: Options, models: registry.Registry, wait: polling.Pause) -> None:
         self._options = options
         self._models = models
         self._regions = regions.Regions(_most_regions())
         self._tracer = tracer.Tracer(options.trace)
         self._expected: set[str] = set()
+        self._polling: asyncio.Task[None] | None = None
+        self._wait = wait
         self.departures = departures.Departures(lambda name: bool(models.versions(name)))
+        self._poller = polling.Poller(models, self._expected, self.departures)
         self._started = False
         self._stopping = False
 
     @classmethod
-    def create(cls, options: Options) -> Core:
-        """Builds the engine; nothing is loaded yet. Raises InferenceError where an option is refused."""
-        if options.control is ControlMode.POLL:
-            raise border.InferenceError(
-                border.ErrorKind.UNSUPPORTED, "model control mode 'poll' is not supported: use 'none' or 'explicit'"
-            )
+    def create(cls, options: Options, wait: polling.Pause = polling.pause) -> Core:
+        """Builds the engine; nothing is loaded yet. `wait` lets the time between polls pass.
+
+        Raises InferenceError where an option is refused.
+        """
         defaults = completion.Defaults.of(
             options.backend_config, options.default_max_batch_size, auto_complete=options.auto_complete
         )
         repository = layout.Repository(options.repositories, options.model_config_name)
         opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults)
-        return cls(options, registry.Registry(repository, opener, options.load_thread_count))
+        models = registry.Registry(repository, opener, options.load_thread_count, options.load_retry_count)
+        return cls(options, models, wait)
 
     async def start(self) -> None:
         """Loads what is to be loaded at start.
 
         Raises InferenceError naming every model that failed, unless `exit_on_error` is off.
         """
-        names = self._names_at_start()
+        await self._models.sweep()
+        names = await self._names_at_start()
         self._expected.update(names)
         results = await asyncio.gather(*(self._models.load(name, {}) for name in names), return_exceptions=True)
         failures = [f"{name}: {result}" for name, result in zip(names, results, strict=True) if result is not None]
         if failures and self._options.exit_on_error:
             raise border.InferenceError(border.ErrorKind.INTERNAL, "failed to load models: " + "; ".join(failures))
         self._started = True
+        if self._options.control is ControlMode.POLL and self._options.poll_s:
+            self._polling = asyncio.create_task(self._poller.run(self._options.poll_s, self._wait))
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuses new requests, lets accepted ones finish; true if all did within `timeout_s` seconds."""
         self._stopping = True
+        self._stop_polling()
         return await self._models.drain(timeout_s)
 
     async def close(self) -> None:
         """Ends every thread and frees every model; requests still queued are answered with the stopping error."""
         self._stopping = True
+        self._stop_polling()
         await self._models.close()
         await asyncio.to_thread(self._tracer.close)
 
@@ -178,7 +189,7 @@ class Core(border.Engine):
         return self._models.statistics(name, version)
 
     async def index(self, *, ready: bool) -> Sequence[border.IndexEntry]:
-        return self._models.index(ready=ready)
+        return await self._models.index(ready=ready)
 
     async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         self._require_control()
@@ -238,11 +249,17 @@ class Core(border.Engine):
         if self._stopping:
             raise scheduler.stopping()
 
-    def _names_at_start(self) -> list[str]:
+    async def _names_at_start(self) -> list[str]:
         names = self._options.load_at_start
+        if self._options.control is ControlMode.POLL:
+            return await self._poller.begin()
         if self._options.control is ControlMode.NONE or "*" in names:
-            return self._models.names()
+            return await self._models.names()
         return list(dict.fromkeys(names))
+
+    def _stop_polling(self) -> None:
+        if self._polling:
+            self._polling.cancel()
 
 
 def _most_regions() -> int:

@@ -138,7 +138,7 @@ MODELS = (
     ),
     Flag(
         "model-control-mode",
-        "none: load all at start; explicit: load on request",
+        "none: load all at start; explicit: load on request; poll: follow the repository",
         choice("none", "explicit", "poll"),
         "none",
         "MODE",
@@ -150,10 +150,12 @@ MODELS = (
         metavar="NAME",
         repeated=True,
     ),
+    Flag("repository-poll-secs", "seconds between two looks at the repository; 0: never", whole, 15, "S"),
     _on("exit-on-error", "exit when a model cannot be loaded at start"),
     _on("strict-readiness", "ready only while all models that should be loaded are"),
     _off("disable-auto-complete-config", "take no missing configuration from the model itself"),
     _off("strict-model-config", "older name for the same, as a boolean"),
+    Flag("model-load-retry-count", "how often a load that fails is tried again", whole, 0, "N"),
     Flag(
         "model-config-name",
         "configuration to take from each model's configs/NAME.pbtxt where it is there",
@@ -310,7 +312,6 @@ IGNORED = {
     "min-supported-compute-capability": "ONNX Runtime checks the GPU itself",
     "pinned-memory-pool-byte-size": "no pinned memory is pooled",
     "repoagent-directory": "no repository agents are loaded",
-    "repository-poll-secs": "the repository is not polled",
 }
 """Flags that are accepted and change nothing, with the reason."""
 
@@ -333,7 +334,6 @@ REFUSED = {
     "http-restricted-api": _NO_RESTRICTION,
     "metrics-config": "which metrics there are cannot be chosen",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
-    "model-load-retry-count": "a failed load is not tried again by itself",
     "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
     "rate-limit": _NO_RATE_LIMIT,
     "rate-limit-resource": _NO_RATE_LIMIT,
@@ -347,7 +347,7 @@ REFUSED = {
 }
 """Flags that would change the server's behaviour in ways it does not have, with the reason."""
 
-_OFF = {"rate-limit": "off", "model-load-retry-count": "0"}
+_OFF = {"rate-limit": "off"}
 """Values that ask of a refused flag nothing but what is so anyway; booleans have `false`."""
 
 

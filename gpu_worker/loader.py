@@ -159,7 +159,10 @@ class Loader:
         )
 
     def open(self, plan: Plan, serving: Serving | None = None) -> Opened:
-        """Loads every version that cannot stay. Raises InferenceError or port.LoadFailed."""
+        """Loads every version that cannot stay. Raises InferenceError or port.LoadFailed, and may be tried again."""
+        config = _Config()
+        config.CopyFrom(plan.config)
+        plan = dataclasses.replace(plan, config=config)
         there = _staying(plan, serving)
         loaded = {number: self._load(plan, path) for number, path in plan.versions.items() if number not in there}
         speaker = _speaker(plan, loaded, there)

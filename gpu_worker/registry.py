@@ -25,6 +25,7 @@ from gpu_worker.runtime import devices, port
 _CLOSE_S = 5.0
 _STEP_S = 1.0
 _REMEMBERED = 4096
+_MOST_CALLS = 32
 _FILE = "file:"
 
 _T = TypeVar("_T")
@@ -81,18 +82,29 @@ class _Model:
 class Registry:
     """The models of one worker."""
 
-    def __init__(self, repository: layout.Repository, opener: loader.Loader, load_thread_count: int) -> None:
+    def __init__(self, repository: layout.Repository, opener: loader.Loader, threads: int, retries: int = 0) -> None:
         self._repository = repository
         self._loader = opener
-        self._pool = futures.ThreadPoolExecutor(max(1, load_thread_count), thread_name_prefix="load")
+        self._retries = retries
+        self._files = override.Store()
+        self._pool = futures.ThreadPoolExecutor(max(1, threads), thread_name_prefix="load")
         self._models: dict[str, _Model] = {}
         self._retiring: set[loader.Version] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._closed = False
 
-    def names(self) -> list[str]:
-        return self._repository.names()
+    async def names(self) -> list[str]:
+        """Every model in the repositories. Raises InferenceError where one cannot be read."""
+        return await self._in_pool(self._repository.names)
+
+    async def scan(self) -> dict[str, layout.Fingerprint | None]:
+        """What every model's directory holds now. Raises InferenceError where a repository cannot be read."""
+        return await self._in_pool(self._repository.scan)
+
+    async def sweep(self) -> None:
+        """Removes what workers that died have left of models that came with their load calls."""
+        await self._in_pool(self._files.sweep)
 
     def version(self, name: str, version: str) -> loader.Version:
         """The version, or the highest served; raises InferenceError NOT_FOUND where it does not serve."""
@@ -133,11 +145,11 @@ class Registry:
             )
         return [each.statistics() for each in found]
 
-    def index(self, *, ready: bool) -> list[border.IndexEntry]:
+    async def index(self, *, ready: bool) -> list[border.IndexEntry]:
         """Every model in the repositories or ever touched; with `ready` only versions that serve."""
+        names, duplicates = await self._in_pool(lambda: (self._repository.names(), self._repository.duplicates()))
         entries: list[border.IndexEntry] = []
-        duplicates = self._repository.duplicates()
-        for name in sorted({*self._repository.names(), *self._models}):
+        for name in sorted({*names, *self._models}):
             model = self._models.get(name)
             states = model.states if model else {}
             if name in duplicates and not (model and model.versions):
@@ -159,7 +171,7 @@ class Registry:
             await self._require(name)
         self._bound()
         model = self._models.setdefault(name, _Model(name))
-        model.calls += 1
+        _enter(model)
         await asyncio.shield(self._spawn(self._load(model, parameters)))
 
     async def unload(self, name: str) -> None:
@@ -168,7 +180,7 @@ class Registry:
         if model is None:
             return
         begun = asyncio.Event()
-        model.calls += 1
+        _enter(model)
         self._spawn(self._unload(model, begun))
         await begun.wait()
 
@@ -196,6 +208,7 @@ class Registry:
         for model in self._models.values():
             self._forget(model)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._files.close()
 
     def _find(self, name: str, version: str) -> loader.Version | None:
         model = self._models.get(name)
@@ -255,7 +268,7 @@ class Registry:
 
     def _prepare(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> _Prepared:
         config, files = _parsed(parameters)
-        temporary = override.write(model.name, files) if files else None
+        temporary = self._files.write(model.name, files) if files else None
         try:
             directory = temporary or self._repository.find(model.name)
             return _Prepared(self._loader.plan(directory, config, brought=temporary is not None), temporary)
@@ -270,7 +283,7 @@ class Registry:
         if not model.versions:
             model.mark(numbers, State.LOADING)
         try:
-            opened = await self._in_pool(lambda: self._loader.open(plan, serving))
+            opened = await self._open(plan, serving)
         except BaseException:
             _remove(prepared.temporary)
             raise
@@ -287,6 +300,14 @@ class Registry:
         model.plan, model.temporary = plan, prepared.temporary
         log.info("model.loaded", model=model.name, versions=numbers, fresh=[each.spec.version for each in opened.fresh])
         self._retire(old, old_files)
+
+    async def _open(self, plan: loader.Plan, serving: loader.Serving | None) -> loader.Opened:
+        for attempt in range(self._retries):
+            try:
+                return await self._in_pool(lambda: self._loader.open(plan, serving))
+            except (border.InferenceError, port.LoadFailed) as error:
+                log.warning("model.load_retried", model=plan.config.name, attempt=attempt + 1, reason=str(error))
+        return await self._in_pool(lambda: self._loader.open(plan, serving))
 
     def _failed(self, model: _Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
         log.warning("model.load_failed", model=model.name, reason=reason)
@@ -368,6 +389,16 @@ def _parsed(parameters: Mapping[str, border.Parameter | bytes]) -> tuple[str | N
     if files and config is None:
         raise _invalid("load parameter 'config' must be given when files are overridden")
     return config, files
+
+
+def _enter(model: _Model) -> None:
+    """Counts a call in; raises InferenceError UNAVAILABLE where very many wait for their turn already."""
+    if model.calls >= _MOST_CALLS:
+        raise border.InferenceError(
+            border.ErrorKind.UNAVAILABLE,
+            f"related model '{model.name}' to a load/unload request is currently loading or unloading: try again later",
+        )
+    model.calls += 1
 
 
 def _joined(running: Sequence[scheduler.Scheduler], until_s: float) -> bool:

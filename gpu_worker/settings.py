@@ -95,11 +95,10 @@ def load(arguments: Sequence[str]) -> Settings:
 def _core(given: argparse.Namespace) -> core.Options:
     if not given.model_repository:
         raise _refused("--model-repository is required: name the directory of models")
-    if given.model_control_mode == core.ControlMode.POLL.value:
-        message = "--model-control-mode=poll is not supported by this server: use none or explicit"
-        raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
     if given.load_model and given.model_control_mode != core.ControlMode.EXPLICIT.value:
         raise _refused("--load-model needs --model-control-mode=explicit")
+    if "*" in given.load_model and len(given.load_model) > 1:
+        raise _refused("--load-model=* means every model: name no other beside it")
     return core.Options(
         repositories=tuple(map(pathlib.Path, given.model_repository)),
         control=core.ControlMode(given.model_control_mode),
@@ -108,7 +107,9 @@ def _core(given: argparse.Namespace) -> core.Options:
         strict_readiness=given.strict_readiness,
         auto_complete=not (given.disable_auto_complete_config or given.strict_model_config),
         backend_config=_backend_config(given),
+        poll_s=given.repository_poll_secs,
         load_thread_count=given.model_load_thread_count,
+        load_retry_count=given.model_load_retry_count,
         server_id=given.id,
         trace=_trace(given),
         model_config_name=given.model_config_name,

@@ -131,7 +131,7 @@ class Repository:
         return ModelDirectory(name, found[0], self._config_name)
 
     def scan(self) -> dict[str, Fingerprint | None]:
-        """What each model's directory holds now; None where it is not unique, or cannot be read at this moment."""
+        """What each model's directory holds now, or its places where it is not unique; None where it cannot be read."""
         return {name: _fingerprint(name, paths) for name, paths in sorted(self._places().items())}
 
     def _places(self) -> dict[str, list[pathlib.Path]]:
@@ -144,7 +144,7 @@ class Repository:
 
 def _fingerprint(name: str, paths: Sequence[pathlib.Path]) -> Fingerprint | None:
     if len(paths) > 1:
-        return None
+        return tuple((str(path), 0, 0, 0) for path in sorted(paths))
     try:
         return ModelDirectory(name, paths[0]).fingerprint()
     except OSError:

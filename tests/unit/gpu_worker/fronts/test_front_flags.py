@@ -143,7 +143,7 @@ def test_turning_off_what_is_not_there_is_fine(argument: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["--model-control-mode=poll"], "--model-control-mode=poll"),
+        (["--model-control-mode=explicit", "--load-model=*", "--load-model=x"], "--load-model=*"),
         (["--load-model=x"], "--load-model needs"),
         (["--http-tls-cert=c"], "--http-tls-key"),
         (["--http-tls-client-ca=c"], "--http-tls-client-ca"),

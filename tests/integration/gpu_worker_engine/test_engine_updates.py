@@ -1,0 +1,206 @@
+"""What changes in a model touches only what must change."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+
+from gpu_worker import core, loader, metrics, registry
+from gpu_worker.engine import border
+from gpu_worker.runtime import onnx_runtime, port
+from tests.support import engine_client as client
+from tests.support import onnx_models
+
+CONFIG = "max_batch_size: 1 instance_group { count: %d kind: KIND_CPU }"
+
+
+def _sessions() -> int:
+    gc.collect()
+    return sum(type(each).__name__ == "InferenceSession" for each in gc.get_objects())
+
+
+def _instances(model: str = "m", version: str = "1") -> int:
+    """Threads that serve the version."""
+    return sum(thread.name.startswith(f"{model}_{version}_") for thread in threading.enumerate())
+
+
+async def _until_instances(asking: client.Client, count: int) -> None:
+    await asking.until(lambda: _instances() == count)
+
+
+def _versions(engine: core.Core) -> dict[str, loader.Version]:
+    return dict(engine._models._models["m"].versions)
+
+
+@pytest.mark.parametrize("ordering", ["", "dynamic_batching { preserve_ordering: true }"])
+@pytest.mark.slow  # requests are in flight all the while
+async def test_a_count_changes_while_requests_run(ordering: str, repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.slow(20_000), config=CONFIG % 2 + ordering)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version, sessions = _versions(asking.engine)["1"], _sessions()
+        prepared = [asking.prepare("m", np.full((1, 4), index)) for index in range(40)]
+        asking.engine.submit([request for request, _ in prepared])
+        for count in (5, 1, 3):
+            (directory / "config.pbtxt").write_text(CONFIG % count + ordering)
+            await asking.engine.load("m", {})
+            await _until_instances(asking, count)
+            assert (await asking.engine.model_config("m", "")).instance_group[0].count == count
+        answers = await asyncio.gather(*(answered for _, answered in prepared))
+        assert [client.array(answer)[0, 0] for answer in answers] == list(range(40))
+        assert _versions(asking.engine)["1"] is version
+        assert _sessions() == sessions
+        assert (await asking.engine.statistics("m", ""))[0].success.count == 40
+
+
+async def test_a_model_that_has_fewer_instances_now_ends_as_any_other(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config=CONFIG % 4)
+    before = _sessions()
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version = _versions(asking.engine)["1"]
+        (directory / "config.pbtxt").write_text(CONFIG % 1)
+        await asking.engine.load("m", {})
+        assert _versions(asking.engine)["1"] is version
+        del version
+        await asking.engine.unload("m", unload_dependents=False)
+        await asking.until(lambda: _sessions() == before)
+        assert _instances() == 0
+
+
+async def test_groups_come_and_go_beside_those_that_stay(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config=CONFIG % 1)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version, sessions = _versions(asking.engine)["1"], _sessions()
+        (directory / "config.pbtxt").write_text(CONFIG % 1 + " instance_group { count: 2 kind: KIND_CPU }")
+        await asking.engine.load("m", {})
+        assert (_sessions(), _instances()) == (sessions + 1, 3)
+        (directory / "config.pbtxt").write_text(CONFIG % 2)
+        await asking.engine.load("m", {})
+        assert _versions(asking.engine)["1"] is version
+        await _until_instances(asking, 2)
+
+
+async def test_other_words_for_the_same_change_nothing(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config=CONFIG % 1)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version = _versions(asking.engine)["1"]
+        (directory / "config.pbtxt").write_text("# a comment\n" + CONFIG % 1)
+        await asking.engine.load("m", {})
+        assert _versions(asking.engine)["1"] is version
+
+
+@pytest.mark.parametrize("change", ['metric_tags { key: "a" value: "b" }', "dynamic_batching { }"])
+async def test_any_other_change_loads_anew(change: str, repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config=CONFIG % 1)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        await asking.ask("m", np.ones((1, 4)))
+        (directory / "config.pbtxt").write_text(CONFIG % 1 + change)
+        await asking.engine.load("m", {})
+        assert (await asking.engine.statistics("m", ""))[0].success.count == 0
+
+
+async def test_versions_that_stay_keep_their_counts(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.scale(1), config="version_policy { all { } }")
+    onnx_models.put(repository, "m", onnx_models.scale(2), version=2)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        first, second = _versions(asking.engine).values()
+        onnx_models.put(repository, "m", onnx_models.scale(3), version=3)
+        (directory / "config.pbtxt").write_text("version_policy { specific { versions: [2, 3] } }")
+        await asking.engine.load("m", {})
+        now = _versions(asking.engine)
+        assert list(now) == ["2", "3"]
+        assert now["2"] is second
+        await asking.until(lambda: not first.programs())
+        assert client.array(await asking.ask("m", np.ones((1, 4)))).tolist() == [[3] * 4]
+
+
+async def test_a_version_is_loaded_anew_where_the_highest_says_otherwise(repository: pathlib.Path) -> None:
+    """What is completed comes from the highest version: the lower ones must share it."""
+    onnx_models.put(repository, "m", onnx_models.scale(1, dims=(1, 4)), config="version_policy { all { } }")
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        assert (await asking.engine.model_config("m", "")).max_batch_size == 0
+        onnx_models.put(repository, "m", onnx_models.scale(2), version=2)
+        with pytest.raises(border.InferenceError, match=r"has shape \[-1, 4\], the model has \[1, 4\]"):
+            await asking.engine.load("m", {})
+        assert (await asking.engine.model_metadata("m", "")).versions == ("1",)
+        onnx_models.put(repository, "m", onnx_models.scale(1), version=1)
+        await asking.engine.load("m", {})
+        assert (await asking.engine.model_metadata("m", "")).versions == ("1", "2")
+        assert {each.max_batch_size for each in [v.config for v in _versions(asking.engine).values()]} == {4}
+
+
+async def test_instances_change_by_an_override_until_the_next_load(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=CONFIG % 1)
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version = _versions(asking.engine)["1"]
+        group = {"count": 3, "kind": "KIND_CPU"}
+        await asking.engine.load("m", {"config": json.dumps({"max_batch_size": 1, "instance_group": [group]})})
+        await _until_instances(asking, 3)
+        await asking.engine.load("m", {})
+        await _until_instances(asking, 1)
+        assert _versions(asking.engine)["1"] is version
+
+
+class Flaky(onnx_runtime.OnnxRuntime):
+    """Fails so many loads, then loads as ever."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def load(self, model: pathlib.Path, device: port.Device, options: port.SessionOptions) -> port.Program:
+        if self.failures:
+            self.failures -= 1
+            raise port.LoadFailed("not yet")
+        return super().load(model, device, options)
+
+
+@pytest.mark.parametrize(
+    ("failures", "retries", "state"), [(2, 2, "READY"), (3, 2, "UNAVAILABLE"), (1, 0, "UNAVAILABLE")]
+)
+async def test_a_load_is_tried_again(
+    failures: int, retries: int, state: str, repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", lambda: Flaky(failures))
+    async with client.running(repository, exit_on_error=False, load_retry_count=retries) as asking:
+        assert [entry.state for entry in await asking.engine.index(ready=False)] == [state]
+        assert await asking.engine.ready() is (state == "READY")
+
+
+async def test_very_many_calls_for_one_model_are_told_to_come_later(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_MOST_CALLS", 3)
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        calls = [asking.engine.load("m", {}) for _ in range(4)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        (refused,) = [result for result in results if result is not None]
+        assert isinstance(refused, border.InferenceError)
+        assert refused.kind is border.ErrorKind.UNAVAILABLE
+        assert "related model 'm' to a load/unload request is currently loading or unloading" in refused.message
+        await asking.engine.load("m", {})
+
+
+async def test_tags_are_labels_of_the_models_metrics(repository: pathlib.Path) -> None:
+    tags = 'metric_tags { key: "team" value: "a \\"b\\"" }'
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=tags)
+    onnx_models.put(repository, "n", onnx_models.scale(2))
+    async with client.running(repository) as asking:
+        shown = metrics.Metrics(asking.engine, metrics.Switches(gpu=False, cpu=False))
+        text = await _text(shown)
+        assert 'nv_inference_count{model="m",version="1",_team="a \\"b\\""} 0' in text
+        assert 'nv_inference_request_failure{model="m",version="1",_team="a \\"b\\"",reason="OTHER"} 0' in text
+        assert 'nv_inference_count{model="n",version="1"} 0' in text
+
+
+async def _text(shown: metrics.Metrics) -> str:
+    try:
+        return await shown.text()
+    finally:
+        shown.close()
