@@ -279,11 +279,11 @@ class Session:
     def _keep(self, data: bytes, at: int) -> None:
         if at < len(data):
             self._partial += data[at:]
-        if self._partial or self._fragments_of:
-            if self.incomplete_since_s is None:
-                self.incomplete_since_s = self.clock()
-        elif self.incomplete_since_s is not None:
+        # Reads often end in the middle of a frame: only one that began before the last read is waited for any longer.
+        if not (self._partial or self._fragments_of):
             self.incomplete_since_s = None
+        elif self.incomplete_since_s is None or (at and not self._fragments_of):
+            self.incomplete_since_s = self.clock()
 
     def _other(self, kind: int, flags: int, identifier: int, payload: bytes) -> None:
         if self._fragments_of and (kind != codes.CONTINUATION or identifier != self._fragments_of):
@@ -306,6 +306,7 @@ class Session:
         else:
             self._fragments_of, self._fragments_flags = identifier, flags
             self._fragments_bytes = 0
+            self.incomplete_since_s = self.clock()
             self._add_fragment(fragment)
         if frames.own_priority(payload, flags, identifier):
             raise codes.protocol_error("a stream cannot depend on itself")
@@ -457,9 +458,10 @@ class Session:
         if self.settled:
             self.budget.idle("SETTINGS")
         self.settled = True
+        # First, so that the client knows which window the data counts for that a larger one lets go.
+        self.sender.control(frames.frame(codes.SETTINGS, codes.ACK, 0))
         for setting, value in found:
             self.sender.configure(setting, value, self.streams)
-        self.sender.control(frames.frame(codes.SETTINGS, codes.ACK, 0))
 
     def _on_acknowledged(self, payload: bytes) -> None:
         if payload:
