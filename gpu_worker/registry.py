@@ -26,6 +26,7 @@ _CLOSE_S = 5.0
 _STEP_S = 1.0
 _REMEMBERED = 4096
 _MOST_CALLS = 32
+_MAX_REASON = 2000
 _FILE = "file:"
 
 _T = TypeVar("_T")
@@ -310,6 +311,7 @@ class Registry:
         return await self._in_pool(lambda: self._loader.open(plan, serving))
 
     def _failed(self, model: _Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
+        reason = reason[:_MAX_REASON]
         log.warning("model.load_failed", model=model.name, reason=reason)
         if not model.versions:
             model.mark(list(model.states) or [""], State.UNAVAILABLE, reason)

@@ -21,6 +21,7 @@ DEFAULT_FILENAME = "model.onnx"
 CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
 _MAX_INSTANCES = 256
+_MAX_WORDS = 400
 _TAG = re.compile(r"[a-zA-Z0-9_]{1,200}")
 
 _Group = model_config_pb2.ModelInstanceGroup
@@ -34,7 +35,7 @@ def from_text(name: str, text: str | None) -> model_config_pb2.ModelConfig:
     try:
         text_format.Parse(text or "", config)
     except text_format.ParseError as error:
-        raise _invalid(f"config.pbtxt of model '{name}' is invalid: {error}") from None
+        raise _invalid(f"config.pbtxt of model '{name}' is invalid: {_short(error)}") from None
     return _named(name, config)
 
 
@@ -47,7 +48,7 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
             raise _invalid(f"Invalid config override: an object is wanted, not {type(written).__name__}")
         json_format.ParseDict(written, config)
     except (json_format.ParseError, ValueError, RecursionError) as error:
-        raise _invalid(f"Invalid config override: {error}") from None
+        raise _invalid(f"Invalid config override: {_short(error)}") from None
     return _named(name, config)
 
 
@@ -97,6 +98,12 @@ def _named(name: str, config: model_config_pb2.ModelConfig) -> model_config_pb2.
         raise _invalid(f"config name '{config.name}' is not the name of the model's directory, '{name}'")
     config.name = name
     return config
+
+
+def _short(error: Exception) -> str:
+    """What the parser says, without all of the line that it may quote."""
+    text = str(error)
+    return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS // 2]} ... {text[-_MAX_WORDS // 2 :]}"
 
 
 def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int) -> None:
