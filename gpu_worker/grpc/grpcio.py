@@ -45,6 +45,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", _UNLIMITED),
                 ("grpc.max_send_message_length", _UNLIMITED),
+                # Beyond 1000 calls that came at once gRPC's core would cancel some: the intake refuses with words.
+                ("grpc.server.max_pending_requests", wire_intake.Bounds().requests),
+                ("grpc.server.max_pending_requests_hard_limit", wire_intake.Bounds().requests),
                 ("grpc.so_reuseport", int(where.reuse_port)),
                 *where.arguments,
             ]
@@ -161,6 +164,9 @@ def _infer_handler(inference: service.Service, compression: grpc.Compression) ->
             # Not raised: with its own frames it would hold itself, and the request with it.
             if isinstance(answer, border.InferenceError):
                 await _abort(context, answer, service.INFER)
+            if compression is not grpc.Compression.NoCompression:
+                # Else grpc.aio sends the headers of a unary call without its compression, and the answer unpacked.
+                await context.send_initial_metadata(())
             return answer
 
     return grpc.unary_unary_rpc_method_handler(

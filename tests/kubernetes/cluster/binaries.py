@@ -1,4 +1,4 @@
-"""Finds the programs of a control plane, or builds them once into the cache. Starts none of them."""
+"""Finds programs in Go, those of a control plane first, or builds them once into the cache. Starts none of them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ _KUBERNETES_VERSION = "v1.36.3"  # what go/kubernetes/go.mod pins; the API serve
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program, the folder below go/ that pins it and the Go package that it is built from."""
+    """A program, the folder below `root` that pins it and the Go package that it is built from; "." is its own."""
 
     name: str
     module: str
     package: str
+    root: pathlib.Path = _MODULES
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.root / self.module
 
     @property
     def cache_path(self) -> pathlib.Path:
         """Where a built copy lies. It changes with what the module pins, so that no old one is ever taken for new."""
         pinned = hashlib.sha256(platform.machine().encode())
-        for name in ("go.mod", "go.sum"):
-            pinned.update((_MODULES / self.module / name).read_bytes())
+        own = sorted(path.name for path in self.folder.glob("*.go")) if self.package == "." else []
+        for name in ("go.mod", "go.sum", *own):
+            pinned.update((self.folder / name).read_bytes())
         return cache_folder() / f"{self.module}-{pinned.hexdigest()[:16]}" / self.name
 
 
@@ -50,26 +56,26 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(base) / "tms" / "cluster"
 
 
-def find() -> dict[str, pathlib.Path]:
+def find(programs: collections.abc.Sequence[Program] = PROGRAMS) -> dict[str, pathlib.Path]:
     """Looks for each program in $KUBEBUILDER_ASSETS, then in the cache; what is in neither is left out."""
-    found = {program.name: _find(program) for program in PROGRAMS}
+    found = {program.name: _find(program) for program in programs}
     return {name: path for name, path in found.items() if path is not None}
 
 
-def ensure() -> dict[str, pathlib.Path]:
-    """Finds all programs and builds those that are missing, a few minutes each the first time.
+def ensure(programs: collections.abc.Sequence[Program] = PROGRAMS) -> dict[str, pathlib.Path]:
+    """Finds the programs and builds those that are missing: a control plane's take a few minutes each the first time.
 
     Raises:
         go_toolchain.BuildError: Go is missing and cannot be had, or does not build a program.
     """
-    if len(found := find()) == len(PROGRAMS):
+    if len(found := find(programs)) == len(programs):
         return found
     with _build_lock():
-        found = find()  # somebody else may have built them while this process waited
-        missing = [program for program in PROGRAMS if program.name not in found]
+        found = find(programs)  # somebody else may have built them while this process waited
+        missing = [program for program in programs if program.name not in found]
         for position, program in enumerate(missing, start=1):
             _build(program, f"[{position}/{len(missing)}] {program.name}")
-    return find()
+    return find(programs)
 
 
 def _find(program: Program) -> pathlib.Path | None:
@@ -86,7 +92,7 @@ def _build_lock() -> collections.abc.Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            layout.say("another process builds the cluster's programs: waiting for it")
+            layout.say("another process builds programs: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -99,7 +105,7 @@ def _build(program: Program, title: str) -> None:
     flags = f"-s -w -X k8s.io/component-base/version.gitVersion={_KUBERNETES_VERSION}"
     order = go_toolchain.Order(
         title=title,
-        folder=_MODULES / program.module,
+        folder=program.folder,
         package=program.package,
         linker_flags=flags if program.module == "kubernetes" else "-s -w",
         output=unfinished,
