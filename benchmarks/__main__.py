@@ -11,12 +11,14 @@ import sys
 from rich.console import Console
 
 from benchmarks import activation, control_plane, inference, report
+from benchmarks.fronts import section as fronts
 from benchmarks.pods import section
 
 SECTIONS = {
     "control-plane": control_plane.run,
     "activation": activation.run,
     "inference": inference.run,
+    "fronts": fronts.run,
     "kubernetes": section.run,
 }
 

@@ -39,7 +39,7 @@ type report struct {
 }
 
 func main() {
-	protocol := flag.String("protocol", "grpc", "grpc or http")
+	protocol := flag.String("protocol", "grpc", "grpc, grpc-go or http")
 	address := flag.String("address", "", "host:port")
 	path := flag.String("path", "", "path of the request")
 	file := flag.String("body", "", "file with the body (gRPC: the message)")
@@ -53,9 +53,9 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
-	work := map[string]func(target) tally{"grpc": callGrpc, "http": callHTTP}[*protocol]
+	work := map[string]func(target) tally{"grpc": callGrpc, "grpc-go": callGrpcGo, "http": callHTTP}[*protocol]
 	if work == nil {
-		fail(fmt.Errorf("unknown protocol %q: grpc and http are known", *protocol))
+		fail(fmt.Errorf("unknown protocol %q: grpc, grpc-go and http are known", *protocol))
 	}
 	started := time.Now()
 	where := target{*address, *path, body, *header, *unique, *inFlight, started.Add(*duration)}
