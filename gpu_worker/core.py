@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, logs, polling, registry
-from gpu_worker.engine import border, delivery, departures, regions, scheduler
+from gpu_worker.engine import border, delivery, departures, regions, scheduler, statistics
 from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
@@ -75,6 +75,7 @@ class Options:
     poll_s: float = 15.0
     load_thread_count: int = 4
     load_retry_count: int = 0
+    observed: statistics.Observed = dataclasses.field(default_factory=statistics.Observed)
     model_config_name: str = ""
     server_id: str = ""
     trace: trace_settings.Settings = dataclasses.field(default_factory=trace_settings.Settings)
@@ -108,7 +109,7 @@ class Core(border.Engine):
             options.backend_config, options.default_max_batch_size, auto_complete=options.auto_complete
         )
         repository = layout.Repository(options.repositories, options.model_config_name)
-        opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults)
+        opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults, options.observed)
         models = registry.Registry(repository, opener, options.load_thread_count, options.load_retry_count)
         return cls(options, models, wait)
 

@@ -17,6 +17,8 @@ from gpu_worker.engine import border
 
 _TRUE = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _MAX_PORT = 65535
+_MAX_QUANTILES = 20
+METRICS_SETTINGS = ("counter_latencies", "histogram_latencies", "summary_latencies", "summary_quantiles")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,6 +119,24 @@ def trace_setting(text: str) -> tuple[str, str, str]:
     if not separator or not setting or mode not in ("", "triton", "opentelemetry"):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form [triton,]setting=value")
     return mode, setting, value
+
+
+def metrics_setting(text: str) -> tuple[str, bool | tuple[float, ...]]:
+    """(name, value) of `name=value`; quantiles are shares between 0 and 1, their errors are not needed."""
+    name, separator, value = text.partition("=")
+    if not separator or name not in METRICS_SETTINGS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not name=value of {', '.join(METRICS_SETTINGS)}")
+    return name, _quantiles(value) if name == "summary_quantiles" else boolean(value)
+
+
+def _quantiles(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted({float(part.partition(":")[0]) for part in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < quantile < 1 for quantile in found) or len(found) > _MAX_QUANTILES:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of at most {_MAX_QUANTILES} shares between 0 and 1")
+    return found
 
 
 def _on(name: str, words: str) -> Flag:
@@ -246,6 +266,14 @@ METRICS = (
     Flag("metrics-port", "port to listen on, 0 for any free one", port, 8002, "PORT"),
     _on("allow-gpu-metrics", "show GPUs"),
     _on("allow-cpu-metrics", "show CPU and memory"),
+    Flag(
+        "metrics-config",
+        "name=value of counter_latencies, histogram_latencies, summary_latencies (booleans) or summary_quantiles "
+        "(quantile[:error],...); may be repeated",
+        metrics_setting,
+        metavar="SETTING",
+        repeated=True,
+    ),
     Flag("metrics-interval-ms", "how old a reading of the machine may be", positive, 2000, "MS"),
 )
 OTHER = (
@@ -332,7 +360,6 @@ REFUSED = {
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
     "http-header-forward-pattern": _NO_FORWARDING,
     "http-restricted-api": _NO_RESTRICTION,
-    "metrics-config": "which metrics there are cannot be chosen",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
     "rate-limit": _NO_RATE_LIMIT,

@@ -126,9 +126,12 @@ class Loader:
     The memory of a load is what the process, or the GPU, has more of afterwards: loads side by side blur each other's.
     """
 
-    def __init__(self, runtime: port.Runtime, defaults: completion.Defaults) -> None:
+    def __init__(
+        self, runtime: port.Runtime, defaults: completion.Defaults, observed: statistics.Observed | None = None
+    ) -> None:
         self._runtime = runtime
         self._defaults = defaults
+        self._observed = observed or statistics.Observed()
 
     def plan(self, directory: layout.ModelDirectory, override: str | None, *, brought: bool = False) -> Plan:
         """Reads and checks what can be known before loading.
@@ -176,7 +179,8 @@ class Loader:
             completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
             _warm_up(plan, specs[number], each.programs)
         changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
-        fresh = {number: _fresh(plan.config, specs[number], each) for number, each in loaded.items()}
+        observed = _observed(plan.config, self._observed)
+        fresh = {number: _fresh(plan.config, specs[number], each, observed) for number, each in loaded.items()}
         versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
         return Opened(versions, list(fresh.values()), changes)
 
@@ -291,8 +295,14 @@ def _held(instances: _Instances) -> tuple[tuple[port.Device, weakref.ref[port.Pr
     return tuple((device, weakref.ref(program)) for device, program in instances)
 
 
-def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded) -> Version:
-    counters = statistics.Statistics()
+def _observed(config: _Config, observed: statistics.Observed) -> statistics.Observed:
+    """A model may have bounds of its own, where the histogram is kept at all."""
+    bounds = configuration.first_response_bounds(config)
+    return dataclasses.replace(observed, bounds_ms=bounds) if bounds and observed.bounds_ms else observed
+
+
+def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: statistics.Observed) -> Version:
+    counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
     serving = scheduler.Scheduler(model, programs, counters)
     return Version(model, config, serving, counters, loaded.cost, _held(loaded.instances))

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,17 @@ LATENCY_WORDS = "Time of successful requests from their arrival to their answer,
 FAILURE_WORDS = "Number of failed inference requests"
 _LATENCY_BOUNDS = (*(f"{bound / 1e6:g}" for bound in statistics.LATENCY_BOUNDS_US), "+Inf")
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+_CUMULATIVE = "_duration_us"
+FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
+FIRST_RESPONSE_WORDS = "Time of successful requests from their arrival to their first response, in milliseconds"
+SUMMARIES = {
+    "request": "Time of requests from their arrival to their answer, in microseconds",
+    "queue": "Time of requests in the queue, in microseconds",
+    "compute_input": "Time to gather the inputs of requests, in microseconds",
+    "compute_infer": "Time of the model's runs, in microseconds",
+    "compute_output": "Time to split the outputs of requests, in microseconds",
+}
 
 PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
     (
@@ -102,6 +114,7 @@ class Switches:
     gpu: bool = True
     cpu: bool = True
     interval_s: float = 2.0
+    counter_latencies: bool = True
 
 
 class Metrics:
@@ -143,7 +156,8 @@ class Metrics:
     async def text(self) -> str:
         """The exposition as it is now, with the machine as last read."""
         found = await self._engine.statistics("", "")
-        return "".join([*_models(found), *_latency(found), *self._failed(found), *_readings(self._readings)])
+        families = (_models(found, self._switches), _latency(found), _first_responses(found), _summaries(found))
+        return "".join([*itertools.chain(*families), *self._failed(found), *_readings(self._readings)])
 
     def _fresh(self) -> bool:
         read_at_s = self._read_at_s
@@ -185,9 +199,11 @@ class Metrics:
                 yield _line("nv_inference_request_failure", {**labels, "reason": reason}, failures.get(reason, 0))
 
 
-def _models(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+def _models(found: Iterable[border.ModelStatistics], switches: Switches) -> Iterable[str]:
     versions = list(found)
     for family, kind, words, value in PER_MODEL:
+        if not switches.counter_latencies and family.endswith(_CUMULATIVE):
+            continue
         yield _head(family, kind, words)
         for of in versions:
             yield _line(family, _labels(of), value(of))
@@ -202,6 +218,36 @@ def _latency(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
             yield _line(f"{LATENCY}_bucket", {**labels, "le": bound}, count)
         yield _line(f"{LATENCY}_sum", labels, of.success.ns / 1e9)
         yield _line(f"{LATENCY}_count", labels, counts[-1])
+
+
+def _first_responses(found: Iterable[border.ModelStatistics]) -> Iterable[str]:
+    head = _head(FIRST_RESPONSE, "histogram", FIRST_RESPONSE_WORDS)
+    for of in found:
+        if of.first_response is not None:
+            bounds = (*(f"{bound:g}" for bound in of.first_response.bounds_ms), "+Inf")
+            counts = list(itertools.accumulate(of.first_response.counts))
+            yield head
+            for bound, count in zip(bounds, counts, strict=True):
+                yield _line(f"{FIRST_RESPONSE}_bucket", {**_labels(of), "le": bound}, count)
+            yield _line(f"{FIRST_RESPONSE}_sum", _labels(of), of.first_response.total_ms)
+            yield _line(f"{FIRST_RESPONSE}_count", _labels(of), counts[-1])
+            head = ""
+
+
+def _summaries(found: Sequence[border.ModelStatistics]) -> Iterable[str]:
+    for name, words in SUMMARIES.items():
+        family = f"nv_inference_{name}_summary_us"
+        head = _head(family, "summary", words)
+        for of in found:
+            if name in of.summaries:
+                summary = of.summaries[name]
+                yield head
+                for quantile, value_us in summary.quantiles:
+                    shown = "NaN" if math.isnan(value_us) else f"{value_us:g}"
+                    yield _line(family, {**_labels(of), "quantile": f"{quantile:g}"}, shown)
+                yield _line(f"{family}_sum", _labels(of), summary.total_us)
+                yield _line(f"{family}_count", _labels(of), summary.count)
+                head = ""
 
 
 def _labels(of: border.ModelStatistics) -> dict[str, str]:
@@ -223,7 +269,7 @@ def _head(family: str, kind: str, words: str) -> str:
     return f"# HELP {family} {words}\n# TYPE {family} {kind}\n"
 
 
-def _line(family: str, labels: Mapping[str, str], value: float) -> str:
+def _line(family: str, labels: Mapping[str, str], value: float | str) -> str:
     shown = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
     return f"{family}{{{shown}}} {value}\n" if shown else f"{family} {value}\n"
 

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 import grpc
 
 from gpu_worker import core, flags, logs, metrics
-from gpu_worker.engine import border
+from gpu_worker.engine import border, statistics
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
 from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.wire import control, rules, sharing
 
+_FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
+_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 _BACKENDS = ("", "onnxruntime")
 
 # Our flag to gRPC's channel argument.
@@ -110,6 +112,7 @@ def _core(given: argparse.Namespace) -> core.Options:
         poll_s=given.repository_poll_secs,
         load_thread_count=given.model_load_thread_count,
         load_retry_count=given.model_load_retry_count,
+        observed=_observed(given),
         server_id=given.id,
         trace=_trace(given),
         model_config_name=given.model_config_name,
@@ -243,8 +246,21 @@ def _grpc_tls(given: argparse.Namespace) -> listen.Tls | None:
     return listen.Tls(pathlib.Path(files[0]), pathlib.Path(files[1]), root, mutual)
 
 
+def _observed(given: argparse.Namespace) -> statistics.Observed:
+    chosen = dict(given.metrics_config)
+    return statistics.Observed(
+        bounds_ms=_FIRST_RESPONSE_BOUNDS_MS if chosen.get("histogram_latencies") else (),
+        quantiles=chosen.get("summary_quantiles", _QUANTILES) if chosen.get("summary_latencies") else (),
+    )
+
+
 def _metrics(given: argparse.Namespace) -> Metrics:
-    switches = metrics.Switches(given.allow_gpu_metrics, given.allow_cpu_metrics, given.metrics_interval_ms / 1000)
+    switches = metrics.Switches(
+        given.allow_gpu_metrics,
+        given.allow_cpu_metrics,
+        given.metrics_interval_ms / 1000,
+        dict(given.metrics_config).get("counter_latencies", True),
+    )
     return Metrics(given.metrics_address or given.http_address, given.metrics_port, switches)
 
 

@@ -56,6 +56,9 @@ def _metrics() -> Iterator[str]:
         yield f"| `{name}` | {kind} | {markdown.cell(words)} |"
     yield f"| `nv_inference_request_failure` | counter | {metrics.FAILURE_WORDS}, by reason |"
     yield f"| `{metrics.LATENCY}` | histogram | {metrics.LATENCY_WORDS} |"
+    yield f"| `{metrics.FIRST_RESPONSE}` | histogram | {metrics.FIRST_RESPONSE_WORDS} (`histogram_latencies`) |"
+    for name, words in metrics.SUMMARIES.items():
+        yield f"| `nv_inference_{name}_summary_us` | summary | {words}; quantiles of the last minute (`summary_latencies`) |"
 
 
 def _ignored() -> Iterator[str]:

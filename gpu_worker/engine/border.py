@@ -213,6 +213,24 @@ class BatchStatistics:
     compute_output: Duration
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Histogram:
+    """Requests by how long they took: `counts` between the `bounds` in milliseconds, the last above all; their sum."""
+
+    bounds_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+    total_ms: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """Microseconds of all requests: how many, their sum, and quantiles (share, value) of the last minute."""
+
+    count: int
+    total_us: int
+    quantiles: tuple[tuple[float, float], ...]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatistics:
     """Counters of one model version since its load.
@@ -221,6 +239,8 @@ class ModelStatistics:
     reason: REJECTED, CANCELED, BACKEND, OTHER. `in_flight` requests have no answer yet, `pending` of them wait for an
     instance. `latency` counts successful requests by how long they took, in the buckets between
     `statistics.LATENCY_BOUNDS_US`, the last for what is above all. `tags` are the model's own labels.
+    `first_response` and `summaries` (by what is summarised: request, queue, compute_input, compute_infer, compute_output)
+    are there where they are asked for.
     """
 
     name: str
@@ -242,6 +262,8 @@ class ModelStatistics:
     memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     load_duration_s: float = 0.0
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    first_response: Histogram | None = None
+    summaries: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
 
 
 class Engine(Protocol):

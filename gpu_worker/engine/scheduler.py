@@ -304,7 +304,7 @@ class Scheduler:
         self._counters.executed(
             statistics.Executed(
                 items=sum(each.size for each, _ in answered),
-                queue_ns=sum(started_ns - each.arrival_ns for each in served),
+                waits_ns=[started_ns - each.arrival_ns for each in served],
                 lives_ns=[now_ns - each.arrival_ns for each in served],
                 timings=timings,
             )

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from gpu_worker.engine import border
+from gpu_worker.engine import border, quantiles
 
 REJECTED = "REJECTED"
 CANCELED = "CANCELED"
 BACKEND = "BACKEND"
 OTHER = "OTHER"
+
+SUMMARIES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 
 LATENCY_BOUNDS_US = tuple(
     digit * 10**power for power in range(2, 8) for digit in (1, 2, 5) if 200 <= digit * 10**power <= 20_000_000
@@ -35,10 +37,10 @@ class Timings:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Executed:
-    """One execution: items in it, the waits of its requests summed, and the life of each."""
+    """One execution: items in it, and how long each of its requests waited and lived."""
 
     items: int
-    queue_ns: int
+    waits_ns: Sequence[int]
     lives_ns: Sequence[int]
     timings: Timings
 
@@ -49,6 +51,52 @@ class Waiting:
 
     pending: int = 0
     in_flight: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observed:
+    """What is kept beside the counters: a histogram of first responses with these bounds, summaries at these quantiles.
+
+    Empty means that it is not kept.
+    """
+
+    bounds_ms: tuple[float, ...] = ()
+    quantiles: tuple[float, ...] = ()
+
+
+class _Observations:
+    """The histogram and the summaries of one model version."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._counts = [0] * (len(observed.bounds_ms) + 1)
+        self._total_ns = 0
+        self._sketches = {name: quantiles.Sketch() for name in SUMMARIES} if observed.quantiles else {}
+
+    def add(self, done: Executed) -> None:
+        if self._observed.bounds_ms:
+            self._total_ns += sum(done.lives_ns)
+            for life_ns in done.lives_ns:
+                self._counts[bisect.bisect_left(self._observed.bounds_ms, life_ns / 1e6)] += 1
+        if self._sketches:
+            self._summarise(done)
+
+    def _summarise(self, done: Executed) -> None:
+        now_ns = time.monotonic_ns()
+        requests = len(done.lives_ns)
+        timings = done.timings
+        computed = (timings.input_ns, timings.infer_ns, timings.output_ns)
+        each_ns = (done.lives_ns, done.waits_ns, *([taken_ns] * requests for taken_ns in computed))
+        for sketch, values_ns in zip(self._sketches.values(), each_ns, strict=True):
+            sketch.add((value_ns // 1000 for value_ns in values_ns), now_ns)
+
+    def histogram(self) -> border.Histogram | None:
+        bounds_ms = self._observed.bounds_ms
+        return border.Histogram(bounds_ms, tuple(self._counts), self._total_ns / 1e6) if bounds_ms else None
+
+    def summaries(self) -> dict[str, border.Summary]:
+        now_ns = time.monotonic_ns()
+        return {name: sketch.summary(self._observed.quantiles, now_ns) for name, sketch in self._sketches.items()}
 
 
 @dataclasses.dataclass(slots=True)
@@ -87,8 +135,9 @@ class LoadCost:
 class Statistics:
     """Counts from any thread; `snapshot` gives a consistent picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, observed: Observed | None = None) -> None:
         self._lock = threading.Lock()
+        self._observations = _Observations(observed or Observed())
         self._last_inference_ms = 0
         self._items = 0
         self._executions = 0
@@ -109,8 +158,9 @@ class Statistics:
             self._items += done.items
             self._executions += 1
             self._success.add(requests, sum(done.lives_ns))
-            self._queue.add(requests, done.queue_ns)
+            self._queue.add(requests, sum(done.waits_ns))
             self._compute.add(requests, done.timings)
+            self._observations.add(done)
             for life_ns in done.lives_ns:
                 self._latency[bisect.bisect_left(_BOUNDS_NS, life_ns)] += 1
             batch = self._batches.get(done.items)
@@ -148,4 +198,6 @@ class Statistics:
                 failures=dict(self._failures),
                 memory_bytes=cost.memory_bytes,
                 load_duration_s=cost.duration_s,
+                first_response=self._observations.histogram(),
+                summaries=self._observations.summaries(),
             )

@@ -5,7 +5,9 @@ Pure. What the model itself must tell is `completion`'s, what is not supported `
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterable
 
@@ -20,7 +22,9 @@ PLATFORM = "onnxruntime_onnx"
 DEFAULT_FILENAME = "model.onnx"
 CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
+FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 _MAX_INSTANCES = 256
+_MAX_BUCKETS = 100
 _MAX_WORDS = 400
 _TAG = re.compile(r"[a-zA-Z0-9_]{1,200}")
 
@@ -69,10 +73,33 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
     wrong = sorted(tag for tag in config.metric_tags if not _TAG.fullmatch(tag))
     if wrong:
         raise _invalid(f"metric_tags {wrong} of model '{config.name}' must be letters, digits and underscores")
+    first_response_bounds(config)
     if not config.instance_group:
         config.instance_group.add()
     for index, group in enumerate(config.instance_group):
         _fill_group(group, f"{config.name}_{index}", gpus)
+
+
+def first_response_bounds(config: model_config_pb2.ModelConfig) -> tuple[float, ...]:
+    """Bounds in milliseconds that the model wants for its histogram of first responses; empty for the server's own.
+
+    Raises InferenceError where bounds are given for something else, or are none.
+    """
+    found: tuple[float, ...] = ()
+    for control in config.model_metrics.metric_control:
+        family = control.metric_identifier.family
+        if family != FIRST_RESPONSE:
+            raise _invalid(
+                f"model_metrics of model '{config.name}' names the family '{family}': only {FIRST_RESPONSE} has buckets"
+            )
+        found = tuple(control.histogram_options.buckets)
+        ascending = all(one < other for one, other in itertools.pairwise((0.0, *found, math.inf)))
+        if not ascending or not 0 < len(found) <= _MAX_BUCKETS:
+            raise _invalid(
+                f"model_metrics of model '{config.name}': buckets must be 1 to {_MAX_BUCKETS} ascending numbers above 0, "
+                f"not {list(found)[:_MAX_BUCKETS]}"
+            )
+    return found
 
 
 def served_versions(config: model_config_pb2.ModelConfig, available: Iterable[int]) -> list[int]:

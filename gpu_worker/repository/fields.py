@@ -157,7 +157,11 @@ FIELDS = (
     _later("model_transaction_policy.decoupled", "every request has exactly one answer"),
     _no("model_repository_agents", "no agents are loaded: what is in the repository is served as it is"),
     _later("response_cache.enable", "answers are not cached"),
-    _later("model_metrics", "the bounds of histograms cannot be chosen"),
+    _done("model_metrics.metric_control.metric_identifier.family", "`nv_inference_first_response_histogram_ms`"),
+    _done(
+        "model_metrics.metric_control.histogram_options.buckets",
+        "bounds in milliseconds, where the histogram is on (`--metrics-config=histogram_latencies=true`)",
+    ),
 )
 
 _BY_KEY = {(field.path, field.only): field for field in FIELDS}

@@ -10,9 +10,10 @@ import threading
 
 import numpy as np
 import pytest
+from prometheus_client import parser
 
 from gpu_worker import core, loader, metrics, registry
-from gpu_worker.engine import border
+from gpu_worker.engine import border, statistics
 from gpu_worker.runtime import onnx_runtime, port
 from tests.support import engine_client as client
 from tests.support import onnx_models
@@ -197,6 +198,46 @@ async def test_tags_are_labels_of_the_models_metrics(repository: pathlib.Path) -
         assert 'nv_inference_count{model="m",version="1",_team="a \\"b\\""} 0' in text
         assert 'nv_inference_request_failure{model="m",version="1",_team="a \\"b\\"",reason="OTHER"} 0' in text
         assert 'nv_inference_count{model="n",version="1"} 0' in text
+
+
+BUCKETS = """
+model_metrics { metric_control {
+  metric_identifier { family: "nv_inference_first_response_histogram_ms" } histogram_options { buckets: [0.5, 60000] }
+} }
+"""
+
+
+async def test_histograms_and_summaries_are_shown_where_they_are_asked_for(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=BUCKETS)
+    onnx_models.put(repository, "n", onnx_models.scale(2))
+    observed = statistics.Observed((100.0,), (0.5,))
+    async with client.running(repository, observed=observed) as asking:
+        await asking.ask("m", np.ones((1, 4)))
+        text = await _text(
+            metrics.Metrics(asking.engine, metrics.Switches(gpu=False, cpu=False, counter_latencies=False))
+        )
+        families = {family.name: family for family in parser.text_string_to_metric_families(text)}
+        histogram = families["nv_inference_first_response_histogram_ms"]
+        assert histogram.type == "histogram"
+        seen = {(each.labels["model"], each.labels.get("le")): each.value for each in histogram.samples}
+        assert [seen["m", bound] for bound in ("60000", "+Inf")] == [1, 1]
+        assert [seen["n", bound] for bound in ("100", "+Inf")] == [0, 0]
+        for name in ("request", "queue", "compute_input", "compute_infer", "compute_output"):
+            summary = families[f"nv_inference_{name}_summary_us"]
+            assert summary.type == "summary"
+            counts = {each.labels["model"]: each.value for each in summary.samples if each.name.endswith("_count")}
+            assert counts == {"m": 1, "n": 0}
+        assert not [name for name in families if name.endswith("_duration_us")]
+        assert "nv_inference_count" in families
+
+
+async def test_without_being_asked_for_they_are_not_shown(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=BUCKETS)
+    async with client.running(repository) as asking:
+        text = await _text(metrics.Metrics(asking.engine, metrics.Switches(gpu=False, cpu=False)))
+        assert "summary" not in text
+        assert "histogram_ms" not in text
+        assert "nv_inference_queue_duration_us" in text
 
 
 async def _text(shown: metrics.Metrics) -> str:

@@ -27,7 +27,7 @@ def test_statistics_count_requests_items_and_executions() -> None:
     counters = statistics.Statistics()
     timings = statistics.Timings(1, 20, 3)
     for lives_ns in ([25, 25, 25, 25], [10, 20, 30, 40], [100]):
-        counters.executed(statistics.Executed(items=len(lives_ns), queue_ns=10, lives_ns=lives_ns, timings=timings))
+        counters.executed(statistics.Executed(items=len(lives_ns), waits_ns=[10], lives_ns=lives_ns, timings=timings))
     counters.failed(statistics.BACKEND, 2, 50)
     seen = counters.snapshot("m", "1", statistics.Waiting(5, 8), statistics.LoadCost(1.5, {("CPU", 0): 7}))
     assert (seen.inference_count, seen.execution_count) == (9, 3)
@@ -47,6 +47,8 @@ def test_each_time_is_counted_in_the_first_bucket_that_holds_it() -> None:
     bounds_ns = [bound * 1000 for bound in statistics.LATENCY_BOUNDS_US]
     counters = statistics.Statistics()
     lives_ns = [0, bounds_ns[0], bounds_ns[0] + 1, bounds_ns[-1], bounds_ns[-1] + 1]
-    counters.executed(statistics.Executed(items=5, queue_ns=0, lives_ns=lives_ns, timings=statistics.Timings()))
+    counters.executed(
+        statistics.Executed(items=5, waits_ns=[0] * len(lives_ns), lives_ns=lives_ns, timings=statistics.Timings())
+    )
     seen = counters.snapshot("m", "1", statistics.Waiting(), statistics.LoadCost())
     assert seen.latency == (2, 1, *[0] * (len(bounds_ns) - 3), 1, 1)

@@ -305,6 +305,23 @@ def test_other_accelerators_are_refused(accelerator: str, fragment: str) -> None
     assert refused.value.kind is border.ErrorKind.UNSUPPORTED
 
 
+CONTROL = "model_metrics { metric_control { metric_identifier { family: '%s' } histogram_options { buckets: [%s] } } }"
+
+
+@pytest.mark.parametrize(
+    ("family", "buckets"),
+    [
+        ("nv_inference_count", "1"),
+        ("", "1"),
+        *((configuration.FIRST_RESPONSE, each) for each in ("", "0, 1", "2, 1", "1, 1", "nan", "1, inf", "-1")),
+        (configuration.FIRST_RESPONSE, ", ".join(map(str, range(1, 102)))),
+    ],
+)
+def test_buckets_that_cannot_be_are_refused(family: str, buckets: str) -> None:
+    with pytest.raises(border.InferenceError, match="model_metrics of model 'm'"):
+        configuration.fill(parsed(CONTROL % (family, buckets)), 0)
+
+
 @pytest.mark.parametrize("tag", ["", "a-b", "a b", 'a"', "\u00e4"])
 def test_tags_that_are_no_labels_are_refused(tag: str) -> None:
     config = parsed("")

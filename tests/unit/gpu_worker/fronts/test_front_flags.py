@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from gpu_worker import core, flags, logs, settings
-from gpu_worker.engine import border
+from gpu_worker.engine import border, statistics
 from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.wire import rules
 
@@ -172,6 +172,9 @@ def test_a_repository_is_required() -> None:
         "--http-por=1",
         "--exit-timeout-secs=nan",
         "--http-idle-timeout-secs=0",
+        "--metrics-config=nonsense=1",
+        "--metrics-config=summary_quantiles=0.5,1.5",
+        "--metrics-config=summary_quantiles=",
     ],
 )
 def test_bad_values_and_unknown_flags_are_usage_errors(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,3 +210,22 @@ def test_grpc_channel_flags_become_channel_arguments() -> None:
 def test_backend_config_is_for_onnxruntime() -> None:
     found = settings.load([REPOSITORY, "--backend-config=onnxruntime,default-max-batch-size=8"])
     assert found.core.backend_config == {"default-max-batch-size": "8"}
+
+
+def test_metrics_are_chosen_by_name() -> None:
+    assert settings.load([REPOSITORY]).core.observed == statistics.Observed()
+    found = settings.load(
+        [
+            REPOSITORY,
+            "--metrics-config=histogram_latencies=true",
+            "--metrics-config=summary_latencies=1",
+            "--metrics-config=summary_quantiles=0.9:0.01,0.5",
+            "--metrics-config",
+            "counter_latencies=false",
+        ]
+    )
+    assert found.core.observed == statistics.Observed((100.0, 500.0, 2000.0, 5000.0), (0.5, 0.9))
+    assert found.metrics is not None
+    assert not found.metrics.switches.counter_latencies
+    summaries = settings.load([REPOSITORY, "--metrics-config=summary_latencies=true"]).core.observed
+    assert summaries == statistics.Observed((), (0.5, 0.9, 0.95, 0.99, 0.999))
