@@ -75,6 +75,16 @@ class Block:
         return bool(self.prefix[4] & codes.END_STREAM)
 
 
+def _end() -> Block:
+    block = Block(b"", last=True)
+    block.prefix = opening(0, codes.DATA, codes.END_STREAM)
+    return block
+
+
+END = _end()
+"""An empty DATA frame in the place of trailers: ends an answer that has none."""
+
+
 def read_settings(payload: bytes) -> list[tuple[int, int]]:
     """Pairs of setting and value, unknown settings left out (section 6.5). ConnectionFault for a bad size or value."""
     if len(payload) % _SETTING.size:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import grpc
 
 from gpu_worker.grpc import calls
-from gpu_worker.grpc.native import statuses
+from gpu_worker.grpc.native import statuses, strangers
 from gpu_worker.http2 import frames, headers
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
@@ -25,9 +25,19 @@ _BINARY = b"-bin"
 
 
 class View:
-    """`failure` is the whole answer to a call that cannot be made; else `method` says what is to be done."""
+    """`refusal` answers what is no call, `failure` a call that cannot be made; else `method` says what is to be done."""
 
-    __slots__ = ("_fields", "_metadata", "accepts_gzip", "encoding", "failure", "method", "path", "timeout_s")
+    __slots__ = (
+        "_fields",
+        "_metadata",
+        "accepts_gzip",
+        "encoding",
+        "failure",
+        "method",
+        "path",
+        "refusal",
+        "timeout_s",
+    )
 
     def __init__(self, head: headers.Head, method: calls.Method | None) -> None:
         self.method = method
@@ -37,6 +47,7 @@ class View:
         self.accepts_gzip = False
         self._fields = head.fields
         self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
+        self.refusal: strangers.Refusal | None = None
         self.failure = self._read(head)
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -51,10 +62,9 @@ class View:
 
     def _read(self, head: headers.Head) -> frames.Block | None:
         own = {name: value for name, value in self._fields if name in _RESERVED}
-        if not _CONTENT_TYPE(own.get(b"content-type", b"")):
-            return statuses.NOT_GRPC
-        if head.method != b"POST":
-            return statuses.NOT_POST
+        if head.method != b"POST" or not _CONTENT_TYPE(own.get(b"content-type", b"")):
+            self.refusal = strangers.refusal(head)
+            return None
         if self.method is None:
             return statuses.only_trailers(grpc.StatusCode.UNIMPLEMENTED, f"Method not found: {self.path[:200]}")
         encoding = own.get(b"grpc-encoding", b"identity")

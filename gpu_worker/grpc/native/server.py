@@ -15,7 +15,7 @@ import grpc
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls, health, listen, reflection, service
-from gpu_worker.grpc.native import deadlines, exchange, heads, streaming, unary
+from gpu_worker.grpc.native import deadlines, exchange, heads, strangers, streaming, unary
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import headers, streams
 from gpu_worker.http2 import limits as http2_limits
@@ -63,7 +63,9 @@ class Front:
             stream.finish(view.failure)
             return streams.NOBODY
         handler: Any
-        if view.method is INFER:
+        if view.refusal is not None:
+            handler = strangers.Stranger(stream, view.refusal)
+        elif view.method is INFER:
             handler = unary.Infer(self, stream, view)
         elif isinstance(view.method, calls.Unary):
             handler = unary.Unary(self, stream, view, view.method)

@@ -27,12 +27,6 @@ HEAD_GZIP = frames.Block(hpack.encode((*_HEAD, (b"grpc-encoding", b"gzip"))), la
 OK = frames.Block(hpack.encode(((b"grpc-status", b"0"),)), last=True)
 """Ends what went well."""
 
-NOT_GRPC = frames.Block(hpack.encode(((b":status", b"415"),)), last=True)
-"""To a request that is not gRPC's (as the protocol asks)."""
-
-NOT_POST = frames.Block(hpack.encode(((b":status", b"405"), (b"allow", b"POST"))), last=True)
-"""To a request that is no call."""
-
 
 def trailers(code: grpc.StatusCode, message: str) -> frames.Block:
     """Ends a call whose head is out."""
