@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from gpu_worker.engine import border
-from gpu_worker.http import decoding, infer, messages, routes, sharing, views
+from gpu_worker.http import decoding, generate, infer, messages, routes, sharing, views
 from gpu_worker.http.routes import Endpoint
 from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
@@ -33,7 +33,8 @@ _REGIONS = (
     Endpoint.CUDA_UNREGISTER,
 )
 
-_Work = Coroutine[Any, Any, messages.Response]
+# None where the answer comes later, from elsewhere.
+_Work = Coroutine[Any, Any, messages.Response | None]
 
 
 class Api:
@@ -49,6 +50,7 @@ class Api:
         self._engine = engine
         self._rules = rules
         self._infer = infer.Infer(engine, intake, body_bytes, rules.sharing)
+        self._generate = generate.Generate(engine, intake)
         self._regions = sharing.Regions(engine, rules.sharing)
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[Endpoint, Callable[[messages.Request, routes.Route], _Work]] = {
@@ -65,16 +67,18 @@ class Api:
             Endpoint.LEAVE: self._leave,
             Endpoint.LOGGING: self._logging,
             Endpoint.TRACE: self._trace,
+            Endpoint.GENERATE: self._generate.handle,
+            Endpoint.GENERATE_STREAM: self._generate.handle,
             **dict.fromkeys(_REGIONS, self._regions.handle),
         }
 
     def parallel(self, request: messages.Request) -> bool:
         route = routes.api(request.target)
-        return route is not None and route.endpoint is Endpoint.INFER
+        return route is not None and route.endpoint in routes.INFERRING
 
     def leaving(self, target: bytes) -> bool:
         route = routes.api(target) if target else None
-        return route is not None and route.endpoint is Endpoint.INFER and self._engine.leaving(route.model)
+        return route is not None and route.endpoint in routes.INFERRING and self._engine.leaving(route.model)
 
     def handle(self, request: messages.Request) -> None:
         route = routes.api(request.target)
@@ -91,6 +95,7 @@ class Api:
             except border.InferenceError as error:
                 request.answer(messages.failure(error))
         else:
+            request.follows_client = route.endpoint in routes.INFERRING
             self._spawn(request, self._calls[route.endpoint](request, route))
 
     async def stop(self) -> None:
@@ -188,7 +193,8 @@ async def _answer_with(request: messages.Request, work: _Work) -> None:
     except Exception:
         log.exception("http.call_failed")
         response = messages.refusal(500, "Internal error; the server's log says more")
-    request.answer(response)
+    if response is not None:
+        request.answer(response)
 
 
 def _trace_values(name: str, value: Any) -> list[str] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from gpu_worker.engine import border
+from gpu_worker.http import streams
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
@@ -35,7 +36,8 @@ _STATUS = {
 class Response:
     """An answer: `parts` are the body in order, `headers` whole lines that end in CR LF.
 
-    With `close` it is the last of its connection, unless other requests were sent on that already.
+    With `close` it is the last of its connection, unless other requests were sent on that already. With `stream` the
+    body comes from there instead.
     """
 
     status: int = 200
@@ -43,13 +45,16 @@ class Response:
     content_type: bytes = b""
     headers: bytes = b""
     close: bool = False
+    stream: streams.Stream | None = None
 
 
 @dataclasses.dataclass(slots=True)
 class Request:
     """A whole request; `answer` is to be called exactly once, in the event loop, and is safe after the client has gone.
 
-    `headers` has lower-case names. `began_ns` is when its first bytes came, on the monotonic clock. `inference` is set by a handler whose work ends when the client goes.
+    `headers` has lower-case names. `began_ns` is when its first bytes came, on the monotonic clock. `inference` is set by
+    a handler whose work ends when the client goes. With `follows_client` a client that closes its side has gone, while
+    others may close it and still wait for their answer. `gone` says that nobody waits any more.
     """
 
     method: bytes
@@ -59,6 +64,8 @@ class Request:
     answer: Callable[[Response], None]
     inference: border.InferRequest | None = None
     began_ns: int = 0
+    follows_client: bool = False
+    gone: bool = False
 
 
 Handler = Callable[[Request], None]
@@ -84,6 +91,11 @@ def render(response: Response, connection: bytes) -> list[border.Buffer]:
     head = _status_line(response.status, response.content_type)
     length = sum(map(len, response.parts))
     return [b"%bContent-Length: %d\r\n%b%b\r\n" % (head, length, response.headers, connection), *response.parts]
+
+
+def render_head(response: Response, connection: bytes) -> bytes:
+    """The head of a response whose body comes in pieces; `connection` holds whole header lines."""
+    return b"%b%b%b\r\n" % (_status_line(response.status, response.content_type), response.headers, connection)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import httptools
 
-from gpu_worker.http import heads, messages
+from gpu_worker.http import heads, messages, streams
 from gpu_worker.http import limits as http_limits
 from gpu_worker.wire import intake as wire_intake
 
@@ -54,7 +54,18 @@ class Host(Protocol):
 class Exchange:
     """A request on its way in, and its response on its way out."""
 
-    __slots__ = ("chunks", "connection", "expects", "held_bytes", "keep_alive", "parallel", "request", "response")
+    __slots__ = (
+        "chunked",
+        "chunks",
+        "connection",
+        "expects",
+        "held_bytes",
+        "keep_alive",
+        "last",
+        "parallel",
+        "request",
+        "response",
+    )
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -65,6 +76,8 @@ class Exchange:
         self.keep_alive = False
         self.parallel = False
         self.expects = False
+        self.chunked = True
+        self.last = False
 
     def begin(self) -> None:
         """From now on the request can be answered."""
@@ -76,7 +89,8 @@ class Exchange:
             self.response = response
             # Else the exchange, its request and the body would hold each other until garbage is searched for.
             self.request.answer = _too_late
-            self.request.inference = None
+            if response.stream is None:
+                self.request.inference = None
             self.connection.answered(self)
 
 
@@ -131,8 +145,10 @@ class Connection(asyncio.Protocol):
         for exchange in self._waiting:
             self._let_go(exchange)
         for exchange in self._answering:
+            exchange.request.gone = True
             if exchange.request.inference is not None:
                 exchange.request.inference.cancel()
+            self._abandon(exchange)
         self._waiting.clear()
         self._server.left(self)
 
@@ -176,6 +192,8 @@ class Connection(asyncio.Protocol):
         self._deaf = self._half_closed = True
         self._drop_incoming()
         if self._ended or not (self._answering or self._waiting):
+            return False
+        if any(exchange.request.follows_client for exchange in self._answering):
             return False
         (self._waiting or self._answering)[-1].keep_alive = False
         return not self._server.secure
@@ -252,7 +270,7 @@ class Connection(asyncio.Protocol):
         exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._deaf = not exchange.keep_alive
-        if self._first and exchange.keep_alive:
+        if self._first and exchange.keep_alive and exchange.chunked:
             self._learn(exchange.request)
         self._arrived(exchange)
 
@@ -268,6 +286,7 @@ class Connection(asyncio.Protocol):
             return False
         exchange = Exchange(self)
         exchange.request = messages.Request(template.method, template.target, head.headers, body, _too_late)
+        exchange.request.began_ns = time.monotonic_ns()
         exchange.held_bytes = len(body)
         exchange.keep_alive = True
         self._target = template.target
@@ -283,7 +302,18 @@ class Connection(asyncio.Protocol):
 
     def answered(self, exchange: Exchange) -> None:
         self._let_go(exchange)
+        stream = exchange.response.stream if exchange.response else None
+        if stream is not None:
+            stream.attach(self._pump)
+            if self._transport is None:
+                self._abandon(exchange)
         self._pump()
+
+    def _abandon(self, exchange: Exchange) -> None:
+        """Ends a stream whose end nobody waits for, and lets go of what made it."""
+        if exchange.response is not None and exchange.response.stream is not None:
+            exchange.response.stream.abandon()
+            exchange.request.inference = None
 
     def expire(self) -> None:
         """The deadline has passed: goes, unless a slow reader still makes progress."""
@@ -356,6 +386,7 @@ class Connection(asyncio.Protocol):
         elif expects and expects != b"100-continue":
             self._refuse(417, "Only 'Expect: 100-continue' can be met")
         else:
+            exchange.chunked = self._parser.get_http_version() != "1.0"
             exchange.expects = bool(expects) and has_body and self._parser.get_http_version() != "1.0"
 
     def _check_overhead(self) -> None:
@@ -433,6 +464,8 @@ class Connection(asyncio.Protocol):
     def _take_answer(self, out: list[bytes | bytearray | memoryview]) -> bool:
         if self._writing_paused or not self._answering or (response := self._answering[0].response) is None:
             return False
+        if response.stream is not None:
+            return self._take_pieces(self._answering[0], response, response.stream, out)
         exchange = self._answering.popleft()
         last = self._is_to_end(response) and not (self._answering or self._waiting)
         if exchange.request.method == b"HEAD":
@@ -442,6 +475,32 @@ class Connection(asyncio.Protocol):
             self._end()
         else:
             out += messages.render(response, _KEEP_ALIVE if b"connection" in exchange.request.headers else b"")
+        return True
+
+    def _take_pieces(
+        self,
+        exchange: Exchange,
+        response: messages.Response,
+        stream: streams.Stream,
+        out: list[bytes | bytearray | memoryview],
+    ) -> bool:
+        """Takes what a stream has; true once that was all."""
+        if not stream.begun:
+            stream.begun = True
+            alone = self._is_to_end(response) and len(self._answering) == 1 and not self._waiting
+            exchange.last = alone or not exchange.keep_alive or not exchange.chunked
+            framing = b"Transfer-Encoding: chunked\r\n" if exchange.chunked else b""
+            out.append(messages.render_head(response, framing + (_CLOSE if exchange.last else b"")))
+        pieces = stream.take()
+        out += streams.framed(pieces) if exchange.chunked else pieces
+        if not stream.ended:
+            return False
+        if exchange.chunked:
+            out.append(streams.LAST_CHUNK)
+        self._answering.popleft()
+        self._abandon(exchange)
+        if exchange.last:
+            self._end()
         return True
 
     def _is_to_end(self, response: messages.Response) -> bool:

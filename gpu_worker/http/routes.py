@@ -29,7 +29,8 @@ class Endpoint(enum.Enum):
     UNLOAD = "unload"
     LEAVE = "leave"
     METRICS = "metrics"
-    GENERATE = "generate extension"
+    GENERATE = "generate"
+    GENERATE_STREAM = "generate_stream"
     TRACE = "trace settings"
     LOGGING = "log settings"
     SYSTEM_REGIONS = "system shared memory status"
@@ -41,7 +42,10 @@ class Endpoint(enum.Enum):
     NAMED_REPOSITORY = "naming of a repository"
 
 
-UNSERVED = frozenset((Endpoint.GENERATE, Endpoint.NAMED_REPOSITORY))
+INFERRING = frozenset((Endpoint.INFER, Endpoint.GENERATE, Endpoint.GENERATE_STREAM))
+"""Endpoints that ask a model: they run side by side, and their clients follow the model elsewhere."""
+
+UNSERVED = frozenset((Endpoint.NAMED_REPOSITORY,))
 """Known paths that are answered with an error which says so."""
 
 _GET = (b"GET",)
@@ -75,8 +79,8 @@ _API = (
     (_POST, "v2/repository/{any}/models/{model}/unload", Endpoint.NAMED_REPOSITORY),
     (_POST, "v2/models/{model}/generate", Endpoint.GENERATE),
     (_POST, "v2/models/{model}/versions/{version}/generate", Endpoint.GENERATE),
-    (_POST, "v2/models/{model}/generate_stream", Endpoint.GENERATE),
-    (_POST, "v2/models/{model}/versions/{version}/generate_stream", Endpoint.GENERATE),
+    (_POST, "v2/models/{model}/generate_stream", Endpoint.GENERATE_STREAM),
+    (_POST, "v2/models/{model}/versions/{version}/generate_stream", Endpoint.GENERATE_STREAM),
     (_BOTH, "v2/trace/setting", Endpoint.TRACE),
     (_BOTH, "v2/models/{model}/trace/setting", Endpoint.TRACE),
     (_BOTH, "v2/logging", Endpoint.LOGGING),

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import httptools
 import pytest
@@ -135,20 +136,16 @@ def frontend() -> str:
 
 @pytest.fixture
 async def serve(repository: pathlib.Path, frontend: str) -> AsyncIterator[Serve]:
-    """Starts fronts, with limits and rules where given; ends them after the test."""
+    """Starts fronts, with limits, rules and an engine where given; ends them after the test."""
     stack = contextlib.AsyncExitStack()
 
     async def start(
         limits: http_limits.Limits | None = None,
         bounds: wire_intake.Bounds | None = None,
         rules: wire_rules.Rules = wire_rules.OPEN,
+        engine: Any = None,
     ) -> Front:
-        options = core.Options(
-            repositories=(repository,), control=core.ControlMode.EXPLICIT, load_at_start=("ident", "text", "slow")
-        )
-        engine = core.Core.create(options)
-        await engine.start()
-        stack.push_async_callback(engine.close)
+        engine = engine or await _engine(repository, stack)
         intake = wire_intake.Intake(engine, bounds)
         application = api.Api(engine, intake, (limits or http_limits.Limits()).body_bytes, rules)
         stack.callback(application.close)
@@ -164,6 +161,16 @@ async def serve(repository: pathlib.Path, frontend: str) -> AsyncIterator[Serve]
 
     async with stack:
         yield start
+
+
+async def _engine(repository: pathlib.Path, stack: contextlib.AsyncExitStack) -> core.Core:
+    options = core.Options(
+        repositories=(repository,), control=core.ControlMode.EXPLICIT, load_at_start=("ident", "text", "slow")
+    )
+    engine = core.Core.create(options)
+    await engine.start()
+    stack.push_async_callback(engine.close)
+    return engine
 
 
 @dataclasses.dataclass

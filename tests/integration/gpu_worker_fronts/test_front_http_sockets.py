@@ -215,7 +215,7 @@ async def test_an_upgrade_is_not_taken(serve: Any) -> None:
         ("GET", "/v2/models/nope/ready", 400, "Model version not ready"),
         ("GET", "/v2/models/nope/stats", 400, "requested model 'nope' is not available"),
         ("GET", "/v2/models/nope/trace/setting", 400, "Request for unknown model : nope"),
-        ("POST", "/v2/models/ident/generate", 501, "generate extension"),
+        ("GET", "/v2/models/ident/generate", 405, "Method Not Allowed"),
         ("POST", "/v2/repository/mine/index", 501, "repository"),
         ("POST", "/v2/repository/models/nope/load", 500, "failed to load 'nope'"),
     ],

@@ -28,7 +28,7 @@ from gpu_worker.wire import compression
         (b"/v2/repository/models/m/load", Endpoint.LOAD, "m", ""),
         (b"/v2/repository/r/models/m/load", Endpoint.NAMED_REPOSITORY, "m", ""),
         (b"/v2/repository/r/index", Endpoint.NAMED_REPOSITORY, "", ""),
-        (b"/v2/models/m/generate_stream", Endpoint.GENERATE, "m", ""),
+        (b"/v2/models/m/generate_stream", Endpoint.GENERATE_STREAM, "m", ""),
         (b"/v2/cudasharedmemory/region/r/register", Endpoint.CUDA_REGISTER, "", ""),
         (b"/v2/models/m/trace/setting", Endpoint.TRACE, "m", ""),
     ],
