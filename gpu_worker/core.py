@@ -194,7 +194,14 @@ class Core(border.Engine):
 
     async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         self._require_control()
-        await self._models.load(name, parameters)
+        try:
+            await self._models.load(name, parameters)
+        except border.InferenceError as error:
+            # What cannot be tried, or is not there at all, should not be loaded.
+            if error.kind not in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
+                self._expected.add(name)
+            raise
+        self._expected.add(name)
         self.departures.stay(name)
 
     async def leave(self, model: str) -> None:

@@ -20,6 +20,8 @@ from gpu_worker.repository import backends, completion, configuration, layout, s
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
+_MAX_LABELS = 64 * 2**20
+
 _Config = model_config_pb2.ModelConfig
 _Instances = Sequence[tuple[port.Device, port.Program]]
 
@@ -349,7 +351,11 @@ def _labels(plan: Plan) -> dict[str, tuple[str, ...]]:
         if output.label_filename:
             path = plan.directory.inside(output.label_filename)
             try:
-                found[output.name] = tuple(path.read_text(encoding="utf-8").splitlines())
+                with path.open(encoding="utf-8") as file:
+                    text = file.read(_MAX_LABELS + 1)
+                if len(text) > _MAX_LABELS:
+                    raise port.LoadFailed(f"label_filename of output '{output.name}' is longer than {_MAX_LABELS}")
+                found[output.name] = tuple(text.splitlines())
             except (OSError, UnicodeDecodeError) as error:
                 raise port.LoadFailed(f"label_filename of output '{output.name}' cannot be read: {error}") from error
     return found

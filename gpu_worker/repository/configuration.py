@@ -26,6 +26,7 @@ FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 _MAX_INSTANCES = 256
 _MAX_BUCKETS = 100
 _MAX_WORDS = 400
+MAX_BYTES = 4 * 2**20
 _TAG = re.compile(r"[a-zA-Z0-9_]{1,200}")
 
 _Group = model_config_pb2.ModelInstanceGroup
@@ -45,6 +46,8 @@ def from_text(name: str, text: str | None) -> model_config_pb2.ModelConfig:
 
 def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
     """The configuration that a load call brought along. Raises InferenceError INVALID_ARGUMENT."""
+    if len(text) > MAX_BYTES:
+        raise _invalid(f"Invalid config override: it is longer than {MAX_BYTES} characters")
     config = model_config_pb2.ModelConfig()
     try:
         written = json.loads(text)

@@ -7,6 +7,7 @@ never joined to a path, so no name leads out of a repository.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from gpu_worker.engine import border
 from gpu_worker.repository import configuration
 
 CONFIGS = "configs"
-_MAX_CONFIG_BYTES = 4 * 2**20
+NOT_UNIQUE = "model appears in two or more repositories"
 _VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _MAX_VERSION = 2**63 - 1
 _NO_VERSION = "not a decimal number without leading zeros"
@@ -63,9 +64,9 @@ class ModelDirectory:
     def _text(self, relative: str) -> str | None:
         try:
             with (self.path / relative).open("rb") as file:
-                raw = file.read(_MAX_CONFIG_BYTES + 1)
-            if len(raw) > _MAX_CONFIG_BYTES:
-                raise _invalid(f"{relative} of model '{self.name}' is larger than {_MAX_CONFIG_BYTES} bytes")
+                raw = file.read(configuration.MAX_BYTES + 1)
+            if len(raw) > configuration.MAX_BYTES:
+                raise _invalid(f"{relative} of model '{self.name}' is larger than {configuration.MAX_BYTES} bytes")
             return raw.decode()
         except FileNotFoundError:
             return None
@@ -92,11 +93,23 @@ class ModelDirectory:
         return inside(self.path, relative)
 
     def _files(self) -> Iterator[_File]:
-        for path in self.path.rglob("*"):
-            if path.is_file():
-                stat = path.stat()
+        status = self.path.stat()
+        return _walk(self.path, "", frozenset({(status.st_dev, status.st_ino)}))
+
+
+def _walk(folder: pathlib.Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
+    """Every file below; links are followed, but never back to one of the folders `above`."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.is_dir() or entry.is_file()):
+                continue
+            status = entry.stat()
+            if entry.is_file():
                 # A cache may give all its files one time: another file in the same place is told by its number.
-                yield str(path.relative_to(self.path)), stat.st_size, stat.st_mtime_ns, stat.st_ino
+                yield prefix + entry.name, status.st_size, status.st_mtime_ns, status.st_ino
+            elif (status.st_dev, status.st_ino) not in above:
+                inner = above | {(status.st_dev, status.st_ino)}
+                yield from _walk(pathlib.Path(entry), f"{prefix}{entry.name}/", inner)
 
 
 class Repository:
@@ -117,17 +130,15 @@ class Repository:
 
     def duplicates(self) -> dict[str, str]:
         """Models that are in several repositories, and what is said of each."""
-        return {name: _not_unique(name, len(paths)) for name, paths in self._places().items() if len(paths) > 1}
+        return {name: NOT_UNIQUE for name, paths in self._places().items() if len(paths) > 1}
 
     def find(self, name: str) -> ModelDirectory:
-        """The model's directory. Raises InferenceError: INTERNAL where there is none, INVALID_ARGUMENT for several."""
+        """The model's directory. Raises InferenceError INTERNAL where there is none, or several."""
         found = self._places().get(name, [])
-        if not found:
-            raise border.InferenceError(
-                border.ErrorKind.INTERNAL, f"failed to load '{name}', failed to poll from model repository"
-            )
-        if len(found) > 1:
-            raise _invalid(_not_unique(name, len(found)))
+        if len(found) != 1:
+            why = f": {NOT_UNIQUE}" if found else ""
+            message = f"failed to load '{name}', failed to poll from model repository{why}"
+            raise border.InferenceError(border.ErrorKind.INTERNAL, message)
         return ModelDirectory(name, found[0], self._config_name)
 
     def scan(self) -> dict[str, Fingerprint | None]:
@@ -150,10 +161,6 @@ def _fingerprint(name: str, paths: Sequence[pathlib.Path]) -> Fingerprint | None
     except OSError:
         # A file that went while it was looked at: the next look sees what has become of it.
         return None
-
-
-def _not_unique(name: str, count: int) -> str:
-    return f"model '{name}' is not unique: it appears in {count} model repositories"
 
 
 def inside(base: pathlib.Path, relative: str) -> pathlib.Path:

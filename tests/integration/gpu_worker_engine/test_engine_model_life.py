@@ -255,13 +255,12 @@ async def test_a_name_in_two_repositories_is_not_served(repository: pathlib.Path
     try:
         await engine.start()
         (entry,) = await engine.index(ready=False)
-        assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True), "before anybody asks for it"
-        with pytest.raises(border.InferenceError, match="model 'm' is not unique"):
+        assert (entry.state, entry.reason) == ("UNAVAILABLE", "model appears in two or more repositories")
+        with pytest.raises(border.InferenceError, match=r"failed to load 'm', failed to poll.*two or more") as failed:
             await engine.load("m", {})
-        (entry,) = await engine.index(ready=False)
-        assert (entry.state, "not unique" in entry.reason) == ("UNAVAILABLE", True)
+        assert failed.value.kind is border.ErrorKind.INTERNAL
         shutil.rmtree(second / "m")
-        assert "not unique" in (await engine.index(ready=False))[0].reason, "until somebody loads it"
+        assert [each.state for each in await engine.index(ready=False)] == [""]
         await engine.load("m", {})
         assert await engine.model_ready("m", "")
     finally:
@@ -322,6 +321,20 @@ async def test_without_control_nothing_changes_after_start(repository: pathlib.P
             assert refused.value.kind is border.ErrorKind.UNAVAILABLE
             assert refused.value.message == "explicit model load / unload is not allowed if polling is enabled"
         assert await asking.engine.model_ready("m", "")
+
+
+async def test_what_clients_asked_for_in_vain_makes_the_server_unready(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "good", onnx_models.identity())
+    onnx_models.put(repository, "bad", b"not a model")
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        await asking.engine.load("good", {})
+        assert await asking.engine.ready()
+        for name, ready in (("nowhere", True), ("bad", False)):
+            with pytest.raises(border.InferenceError):
+                await asking.engine.load(name, {})
+            assert await asking.engine.ready() is ready
+        await asking.engine.unload("bad", unload_dependents=False)
+        assert await asking.engine.ready()
 
 
 async def test_a_failed_start_is_told_or_shown(repository: pathlib.Path) -> None:

@@ -359,6 +359,24 @@ def test_versions_are_decimal_directories_without_leading_zero(tmp_path: pathlib
     assert {entry["directory"] for entry in logs} == {name[:255] for name in ignored}
 
 
+def test_a_fingerprint_follows_links_but_not_in_circles(tmp_path: pathlib.Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_text(name)
+    model = tmp_path / "models" / "m"
+    model.mkdir(parents=True)
+    (model / "1").symlink_to(tmp_path / "a")
+    for name in ("round", "about"):
+        (tmp_path / "a" / name).symlink_to(model)
+    (model / "gone").symlink_to(tmp_path / "nowhere")
+    found = layout.Repository([tmp_path / "models"]).find("m")
+    first = found.files()
+    assert [[file[0] for file in files] for files in first.values()] == [[], ["1/model.onnx"]]
+    (model / "1").unlink()
+    (model / "1").symlink_to(tmp_path / "b")
+    assert found.files()["1"] != first["1"]
+
+
 def test_a_named_configuration_goes_before_the_models_own(tmp_path: pathlib.Path) -> None:
     (tmp_path / "m" / "configs").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text("own")
