@@ -147,6 +147,66 @@ async def test_instances_change_by_an_override_until_the_next_load(repository: p
         assert _versions(asking.engine)["1"] is version
 
 
+class TwoGpus(onnx_runtime.OnnxRuntime):
+    """Runs on the CPU what is meant for two GPUs, each instance with a session of its own as there."""
+
+    def gpus(self) -> int:
+        return 2
+
+    def capability(self, device: port.Device) -> str:
+        return {0: "8.0", 1: "9.0"}[device.ordinal] if device.kind == "GPU" else ""
+
+    def load(self, model: pathlib.Path, device: port.Device, options: port.SessionOptions) -> port.Program:
+        program = super().load(model, port.Device(), options)
+        program.shareable = device.kind == "CPU" or options.share  # type: ignore[misc]  # as a session on a GPU is
+        return program
+
+
+GPUS = "max_batch_size: 1 instance_group { kind: KIND_GPU count: %d gpus: [%s] }"
+
+
+async def test_instances_on_gpus_change_one_by_one(repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", TwoGpus)
+    directory = onnx_models.put(repository, "m", onnx_models.scale(2), config=GPUS % (1, "0"))
+    none = _sessions()
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:
+        version = _versions(asking.engine)["1"]
+        kept = version.programs()[0][1]
+        for count, gpus in ((3, "0"), (2, "0, 1"), (1, "1, 0"), (1, "1")):
+            assert kept is not None or count == 1
+            (directory / "config.pbtxt").write_text(GPUS % (count, gpus))
+            await asking.engine.load("m", {})
+            there = [device.ordinal for device, _ in version.programs()]
+            assert there == [int(gpu) for gpu in gpus.split(", ") for _ in range(count)]
+            assert (kept in [program for _, program in version.programs()]) is ("0" in gpus)
+            if "0" not in gpus:
+                del kept
+            await _until_instances(asking, len(there))
+            await _until_sessions(asking, none + len(there))
+        assert _versions(asking.engine)["1"] is version
+
+
+async def _until_sessions(asking: client.Client, count: int) -> None:
+    await asking.until(lambda: _sessions() == count)
+
+
+async def test_gpus_get_the_file_of_their_capability_and_may_share_a_session(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", TwoGpus)
+    config = GPUS % (2, "%d") + (
+        'cc_model_filenames { key: "9.0" value: "nine.onnx" }'
+        'parameters { key: "share_session_between_instances" value { string_value: "1" } }'
+    )
+    for gpu, factor in ((0, 2), (1, 9)):
+        directory = onnx_models.put(repository, f"m{gpu}", onnx_models.scale(2), config=config % gpu)
+        (directory / "1" / "nine.onnx").write_bytes(onnx_models.scale(9))
+        before = _sessions()
+        async with client.running(repository, control=client.EXPLICIT, load_at_start=(f"m{gpu}",)) as asking:
+            assert client.array(await asking.ask(f"m{gpu}", np.ones((1, 4)))).tolist() == [[factor] * 4]
+            assert (_instances(f"m{gpu}"), _sessions()) == (2, before + 1)
+
+
 class Flaky(onnx_runtime.OnnxRuntime):
     """Fails so many loads, then loads as ever."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import re
@@ -43,6 +44,13 @@ async def get(port: int, path: str) -> tuple[int, dict[str, str], str]:
     head, _, body = raw.partition("\r\n\r\n")
     headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
     return int(head.split()[1]), headers, body
+
+
+async def _moment() -> None:
+    """Lets a little time pass between two looks at another process."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await asyncio.Event().wait()
 
 
 @pytest.mark.slow  # a whole worker and a whole client start
@@ -127,6 +135,15 @@ async def test_requests_and_their_times_are_counted(launch: Any) -> None:
     assert buckets == sorted(buckets)
     assert [buckets[0][0], buckets[-1]] == [0.0002, (float("inf"), 12)]
     assert [count for _, count in buckets] == sorted(count for _, count in buckets)
+
+
+async def test_a_worker_follows_its_repository(launch: Any, repository: pathlib.Path) -> None:
+    worker = await launch("--model-control-mode=poll", "--repository-poll-secs=1")
+    onnx_models.put(repository, "late", onnx_models.identity())
+    async with asyncio.timeout(60):
+        while (await get(worker.ports["http"], "/v2/models/late/ready"))[0] != 200:
+            await _moment()
+    assert (await get(worker.ports["http"], "/v2/health/ready"))[0] == 200
 
 
 async def test_scrapes_share_a_connection(launch: Any) -> None:
