@@ -70,10 +70,11 @@ class Version:
     counters: statistics.Statistics
     cost: statistics.LoadCost
     instances: tuple[tuple[port.Device, weakref.ref[port.Program]], ...]
+    gpu_uuid: str = ""
 
     def statistics(self) -> border.ModelStatistics:
         found = self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
-        return dataclasses.replace(found, tags=dict(self.config.metric_tags))
+        return dataclasses.replace(found, tags=dict(self.config.metric_tags), gpu_uuid=self.gpu_uuid)
 
     def programs(self) -> list[tuple[port.Device, port.Program]]:
         """One for each instance that is alive."""
@@ -108,12 +109,14 @@ class Opened:
     versions: Mapping[str, Version]
     fresh: Sequence[Version]
     changes: Sequence[tuple[Version, _Config, _Instances]]
+    gpu_uuid: str
 
     def serve(self) -> None:
         """Gives the versions that stay their new configuration and instances; does not block."""
         for version, config, instances in self.changes:
             version.config = config
             version.instances = _held(instances)
+            version.gpu_uuid = self.gpu_uuid
             version.scheduler.resize([program for _, program in instances])
 
     def abandon(self) -> None:
@@ -183,8 +186,16 @@ class Loader:
         changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
         observed = _observed(plan.config, self._observed)
         fresh = {number: _fresh(plan.config, specs[number], each, observed) for number, each in loaded.items()}
+        gpu_uuid = self._only_gpu(plan.config)
+        for version in fresh.values():
+            version.gpu_uuid = gpu_uuid
         versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
-        return Opened(versions, list(fresh.values()), changes)
+        return Opened(versions, list(fresh.values()), changes, gpu_uuid)
+
+    def _only_gpu(self, config: _Config) -> str:
+        """The name of the GPU that all instances are on; empty where there are others."""
+        where = {device for device, _ in _placements(config)}
+        return self._runtime.uuid(where.pop()) if len(where) == 1 else ""
 
     def _change(self, plan: Plan, version: Version, model: spec.ModelSpec) -> tuple[Version, _Config, _Instances]:
         """What a version that stays is to have from now on; loads the instances that it has not."""

@@ -252,7 +252,8 @@ def _summaries(found: Sequence[border.ModelStatistics]) -> Iterable[str]:
 
 def _labels(of: border.ModelStatistics) -> dict[str, str]:
     """A model's own tags are told apart from the labels that every model has by their first letter."""
-    return {"model": of.name, "version": of.version, **{f"_{tag}": text for tag, text in of.tags.items()}}
+    labels = {"model": of.name, "version": of.version, **{f"_{tag}": text for tag, text in of.tags.items()}}
+    return {**labels, "gpu_uuid": of.gpu_uuid} if of.gpu_uuid else labels
 
 
 def _readings(readings: Iterable[machine.Reading]) -> Iterable[str]:

@@ -26,9 +26,28 @@ The configuration call shows the completed configuration. Shapes that differ fro
 shapes in the error."""
 
 
+_LIFE = """\
+## When models are loaded, and what a change touches
+
+- `--model-control-mode=none`: all models at start, nothing afterwards. `explicit`: what `--load-model` names (`*`: all) at start, then what clients
+  load and unload. `poll`: as `none`, and the repositories are looked at every `--repository-poll-secs`: models, versions, configurations and files
+  that come, change or go are followed. A change counts once two looks, a second apart, have seen the same. Whoever writes a model for longer than
+  that should rename the whole directory into place; a model that was caught half written keeps serving as it was, and is tried again when
+  it changes. A repository that cannot be read changes nothing.
+- A name that is in several repositories is not loaded. One that serves when that happens goes on serving.
+- A load whose only change is in `instance_group` loads the instances that are wanted beside those that there are, and ends those that are not, after
+  what they run; statistics go on. Versions whose files and configuration are the same stay as they are. Everything else is loaded anew beside
+  the old, which serves until the new is ready; where that fails, the old stays. An instance that stays keeps the number of threads that it had.
+- A `config` that comes with a load holds until a load without one; files that come with it (`file:<path>`, at most 1000 of 2 GiB together) are the
+  only ones of the model then. They lie in the directory for temporary files and are removed with the model, or by the next worker to start after a crash.
+- With `--strict-readiness` the server is ready while every model that was to be loaded serves: at start, by a client, or because it is in a polled
+  repository. An unload ends that.
+- Links in repositories are followed: who may write there may place any file."""
+
+
 def text() -> str:
     """The fields by what becomes of them, then parameters."""
-    lines = ["# Model configuration", "", _OPENING, "", _COMPLETION, ""]
+    lines = ["# Model configuration", "", _OPENING, "", _COMPLETION, "", _LIFE, ""]
     for title, standings in (
         ("Honoured", {fields.Standing.HONOURED}),
         ("Accepted, without effect", {fields.Standing.WITHOUT_EFFECT}),

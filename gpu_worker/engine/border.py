@@ -238,7 +238,8 @@ class ModelStatistics:
     `inference_count` counts items, `execution_count` model runs, `success.count` requests. `failures` counts requests by
     reason: REJECTED, CANCELED, BACKEND, OTHER. `in_flight` requests have no answer yet, `pending` of them wait for an
     instance. `latency` counts successful requests by how long they took, in the buckets between
-    `statistics.LATENCY_BOUNDS_US`, the last for what is above all. `tags` are the model's own labels.
+    `statistics.LATENCY_BOUNDS_US`, the last for what is above all. `tags` are the model's own labels,
+    `gpu_uuid` names the one GPU that all its instances are on, if so.
     `first_response` and `summaries` (by what is summarised: request, queue, compute_input, compute_infer, compute_output)
     are there where they are asked for.
     """
@@ -262,6 +263,7 @@ class ModelStatistics:
     memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     load_duration_s: float = 0.0
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    gpu_uuid: str = ""
     first_response: Histogram | None = None
     summaries: Mapping[str, Summary] = dataclasses.field(default_factory=dict)
 

@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import pathlib
+import uuid
 from typing import Any
 
 import structlog
@@ -52,6 +53,15 @@ def compute_capability(ordinal: int) -> str:
             return ""
         parts.append(str(value))
     return ".".join(parts)
+
+
+def gpu_uuid(ordinal: int) -> str:
+    """The name that NVML knows a GPU by, empty where the driver does not tell."""
+    runtime = _cuda_runtime()
+    if runtime is None:
+        return ""
+    status, properties = runtime.cudaGetDeviceProperties(ordinal)
+    return f"GPU-{uuid.UUID(bytes=bytes(properties.uuid.bytes))}" if int(status) == 0 else ""
 
 
 def reclaim() -> None:

@@ -74,6 +74,9 @@ class OnnxRuntime:
         program: type[_Session] = _Bfloat16Session if _uses_bfloat16(session) else _Session
         return program(session, device, options)
 
+    def uuid(self, device: port.Device) -> str:
+        return devices.gpu_uuid(device.ordinal) if device.kind == "GPU" else ""
+
     def capability(self, device: port.Device) -> str:
         return devices.compute_capability(device.ordinal) if device.kind == "GPU" else ""
 

@@ -91,6 +91,10 @@ class Runtime(Protocol):
         """How many GPUs this framework can really use here."""
         ...
 
+    def uuid(self, device: Device) -> str:
+        """The name that NVML knows a GPU by, `GPU-...`; empty for a CPU and where it cannot be told."""
+        ...
+
     def capability(self, device: Device) -> str:
         """The compute capability of a GPU, such as `8.0`; empty for a CPU and where it cannot be told."""
         ...

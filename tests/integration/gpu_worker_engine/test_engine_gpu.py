@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ async def test_a_model_runs_on_cuda(repository: pathlib.Path) -> None:
         answers = await asking.ask_all([asking.prepare("m", row, row) for _ in range(8)])
         assert [client.array(each, "OUTPUT0").tolist() for each in answers] == [(2 * row).tolist()] * 8
         assert set((await asking.engine.statistics("m", ""))[0].memory_bytes) == {("GPU", 0)}
+
+
+@pytest.mark.gpu
+@needs_gpu
+async def test_a_gpu_tells_its_name_and_capability(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2), config="instance_group { kind: KIND_GPU gpus: 0 }")
+    assert re.fullmatch(r"\d+\.\d+", onnx_runtime.OnnxRuntime().capability(port.Device("GPU", 0)))
+    async with client.running(repository) as asking:
+        (seen,) = await asking.engine.statistics("m", "")
+        assert re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", seen.gpu_uuid)
 
 
 @pytest.mark.gpu

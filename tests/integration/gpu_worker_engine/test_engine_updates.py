@@ -153,6 +153,9 @@ class TwoGpus(onnx_runtime.OnnxRuntime):
     def gpus(self) -> int:
         return 2
 
+    def uuid(self, device: port.Device) -> str:
+        return f"GPU-{device.ordinal}" if device.kind == "GPU" else ""
+
     def capability(self, device: port.Device) -> str:
         return {0: "8.0", 1: "9.0"}[device.ordinal] if device.kind == "GPU" else ""
 
@@ -173,11 +176,12 @@ async def test_instances_on_gpus_change_one_by_one(repository: pathlib.Path, mon
         version = _versions(asking.engine)["1"]
         kept = version.programs()[0][1]
         for count, gpus in ((3, "0"), (2, "0, 1"), (1, "1, 0"), (1, "1")):
-            assert kept is not None or count == 1
             (directory / "config.pbtxt").write_text(GPUS % (count, gpus))
             await asking.engine.load("m", {})
             there = [device.ordinal for device, _ in version.programs()]
             assert there == [int(gpu) for gpu in gpus.split(", ") for _ in range(count)]
+            (seen,) = await asking.engine.statistics("m", "")
+            assert seen.gpu_uuid == (f"GPU-{gpus}" if len(gpus) == 1 else "")
             assert (kept in [program for _, program in version.programs()]) is ("0" in gpus)
             if "0" not in gpus:
                 del kept
@@ -246,6 +250,14 @@ async def test_very_many_calls_for_one_model_are_told_to_come_later(
         assert refused.kind is border.ErrorKind.UNAVAILABLE
         assert "related model 'm' to a load/unload request is currently loading or unloading" in refused.message
         await asking.engine.load("m", {})
+
+
+async def test_the_one_gpu_of_a_model_is_a_label(repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", TwoGpus)
+    onnx_models.put(repository, "m", onnx_models.scale(2), config=GPUS % (1, "1"))
+    async with client.running(repository) as asking:
+        text = await _text(metrics.Metrics(asking.engine, metrics.Switches(gpu=False, cpu=False)))
+        assert 'nv_inference_count{model="m",version="1",gpu_uuid="GPU-1"} 0' in text
 
 
 async def test_tags_are_labels_of_the_models_metrics(repository: pathlib.Path) -> None:
