@@ -27,6 +27,8 @@ _STEP_S = 1.0
 _REMEMBERED = 4096
 _MOST_CALLS = 32
 _MAX_REASON = 2000
+_MAX_NAME = 255
+_LOOKUPS = 2
 _FILE = "file:"
 
 _T = TypeVar("_T")
@@ -89,6 +91,8 @@ class Registry:
         self._retries = retries
         self._files = override.Store()
         self._pool = futures.ThreadPoolExecutor(max(1, threads), thread_name_prefix="load")
+        # Loads may take minutes: who asks what there is must not wait for them.
+        self._lookups = futures.ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="look")
         self._models: dict[str, _Model] = {}
         self._retiring: set[loader.Version] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,15 +101,15 @@ class Registry:
 
     async def names(self) -> list[str]:
         """Every model in the repositories. Raises InferenceError where one cannot be read."""
-        return await self._in_pool(self._repository.names)
+        return await self._looked_up(self._repository.names)
 
     async def scan(self) -> dict[str, layout.Fingerprint | None]:
         """What every model's directory holds now. Raises InferenceError where a repository cannot be read."""
-        return await self._in_pool(self._repository.scan)
+        return await self._looked_up(self._repository.scan)
 
     async def sweep(self) -> None:
         """Removes what workers that died have left of models that came with their load calls."""
-        await self._in_pool(self._files.sweep)
+        await self._looked_up(self._files.sweep)
 
     def version(self, name: str, version: str) -> loader.Version:
         """The version, or the highest served; raises InferenceError NOT_FOUND where it does not serve."""
@@ -148,7 +152,7 @@ class Registry:
 
     async def index(self, *, ready: bool) -> list[border.IndexEntry]:
         """Every model in the repositories or ever touched; with `ready` only versions that serve."""
-        names, duplicates = await self._in_pool(lambda: (self._repository.names(), self._repository.duplicates()))
+        names, duplicates = await self._looked_up(lambda: (self._repository.names(), self._repository.duplicates()))
         entries: list[border.IndexEntry] = []
         for name in sorted({*names, *self._models}):
             model = self._models.get(name)
@@ -168,6 +172,8 @@ class Registry:
         """Returns once the model serves; goes on when the caller does not wait any longer. Raises InferenceError."""
         if self._stopping:
             raise scheduler.stopping()
+        if len(name) > _MAX_NAME:
+            raise _invalid(f"the name of a model must have at most {_MAX_NAME} characters, not {len(name)}")
         if not any(key.startswith(_FILE) for key in parameters):
             await self._require(name)
         self._bound()
@@ -208,7 +214,8 @@ class Registry:
             log.warning("engine.threads_left")
         for model in self._models.values():
             self._forget(model)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._lookups):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._files.close()
 
     def _find(self, name: str, version: str) -> loader.Version | None:
@@ -231,7 +238,7 @@ class Registry:
     async def _require(self, name: str) -> None:
         """Refuses a name that no repository holds before a trace of it is kept."""
         try:
-            await self._in_pool(lambda: self._repository.find(name))
+            await self._looked_up(lambda: self._repository.find(name))
         except border.InferenceError as error:
             if error.kind is border.ErrorKind.INTERNAL:
                 raise
@@ -370,6 +377,9 @@ class Registry:
         # Asked for here, so that a failure whose caller has gone does not count as one that nobody saw.
         if not task.cancelled() and task.exception() is not None:
             log.debug("task.failed", error=str(task.exception()))
+
+    async def _looked_up(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, work)
 
     async def _in_pool(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -24,6 +24,7 @@ CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
 FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 _MAX_INSTANCES = 256
+_MAX_TOTAL_INSTANCES = 1024
 _MAX_BUCKETS = 100
 _MAX_WORDS = 400
 MAX_BYTES = 4 * 2**20
@@ -81,6 +82,11 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
         config.instance_group.add()
     for index, group in enumerate(config.instance_group):
         _fill_group(group, f"{config.name}_{index}", gpus)
+    total = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+    if total > _MAX_TOTAL_INSTANCES:
+        raise _invalid(
+            f"instance_group of model '{config.name}' asks for {total} instances: at most {_MAX_TOTAL_INSTANCES} can be"
+        )
 
 
 def first_response_bounds(config: model_config_pb2.ModelConfig) -> tuple[float, ...]:

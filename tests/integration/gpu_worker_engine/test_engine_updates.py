@@ -224,6 +224,45 @@ class Flaky(onnx_runtime.OnnxRuntime):
         return super().load(model, device, options)
 
 
+class Held(onnx_runtime.OnnxRuntime):
+    """Loads once it is let."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.let = threading.Event()
+
+    def load(self, model: pathlib.Path, device: port.Device, options: port.SessionOptions) -> port.Program:
+        self.asked.set()
+        assert self.let.wait(client.WIDE_S)
+        return super().load(model, device, options)
+
+
+async def test_what_there_is_is_told_while_all_loads_are_held_up(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    held = Held()
+    monkeypatch.setattr(onnx_runtime, "OnnxRuntime", lambda: held)
+    async with client.running(repository, control=client.EXPLICIT, load_thread_count=1) as asking:
+        load = asyncio.ensure_future(asking.engine.load("m", {}))
+        await asyncio.to_thread(held.asked.wait, client.WIDE_S)
+        (entry,) = await asking.engine.index(ready=False)
+        assert (entry.name, entry.state) == ("m", "LOADING")
+        with pytest.raises(border.InferenceError, match="failed to poll from model repository"):
+            await asking.engine.load("nope", {})
+        held.let.set()
+        await load
+
+
+async def test_a_name_that_no_directory_could_have_is_refused(repository: pathlib.Path) -> None:
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        files: dict[str, border.Parameter | bytes] = {"config": "{}", "file:1/model.onnx": b""}
+        for parameters in ({}, files):
+            with pytest.raises(border.InferenceError, match="at most 255 characters, not 256"):
+                await asking.engine.load("x" * 256, parameters)
+        assert list(await asking.engine.index(ready=False)) == []
+
+
 @pytest.mark.parametrize(
     ("failures", "retries", "state"), [(2, 2, "READY"), (3, 2, "UNAVAILABLE"), (1, 0, "UNAVAILABLE")]
 )

@@ -219,6 +219,7 @@ def test_missing_versions_are_logged_and_the_others_served() -> None:
         ("instance_group { kind: KIND_CPU gpus: 0 }", "instance_group.gpus of 'm_0' must be empty"),
         ("instance_group { count: -1 }", "instance_group.count of 'm_0' must lie between 0 and 256"),
         ("instance_group { count: 257 }", "instance_group.count of 'm_0' must lie between 0 and 256"),
+        ("instance_group { count: 256 }" * 4 + "instance_group { }", "model 'm' asks for 1026 instances: at most 1024"),
     ],
 )
 def test_instance_groups_that_cannot_be_are_refused(text: str, fragment: str) -> None:
