@@ -138,6 +138,19 @@ def _model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], 
     return serialised
 
 
+def external(model: bytes, location: str) -> bytes:
+    """The same, its first constant said to lie in a file."""
+    loaded = onnx.load_from_string(model)
+    constant = loaded.graph.initializer[0]
+    size = numpy_helper.to_array(constant).nbytes
+    constant.ClearField("raw_data")
+    constant.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", str(size))):
+        constant.external_data.add(key=key, value=value)
+    serialised: bytes = loaded.SerializeToString()
+    return serialised
+
+
 def put_external(repository: pathlib.Path, name: str, model: bytes) -> pathlib.Path:
     """As `put`, with a directory model.onnx whose constants lie in a file beside the graph; the model's directory."""
     inner = repository / name / "1" / "model.onnx"

@@ -326,6 +326,17 @@ async def test_a_directory_holds_a_model_with_its_external_data(repository: path
         assert client.array(await asking.ask("m", np.ones((1, 4)))).tolist() == [[3] * 4]
 
 
+@pytest.mark.parametrize("where", ["../../../secret", "/etc/hostname", "inside/../../../secret"])
+async def test_external_data_from_elsewhere_is_refused(where: str, repository: pathlib.Path) -> None:
+    (repository.parent / "secret").write_bytes(np.array([42], np.float32).tobytes())
+    onnx_models.put(repository, "m", onnx_models.external(onnx_models.scale(2), where))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        with pytest.raises(
+            border.InferenceError, match=r"load failed for model 'm': onnx runtime error: .*xternal data"
+        ):
+            await asking.engine.load("m", {})
+
+
 async def test_one_of_several_files_is_chosen_by_name(repository: pathlib.Path) -> None:
     directory = onnx_models.put(repository, "m", onnx_models.scale(2), config='default_model_filename: "five.onnx"')
     (directory / "1" / "five.onnx").write_bytes(onnx_models.scale(5))
