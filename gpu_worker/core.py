@@ -34,6 +34,7 @@ _EXTENSIONS = (
     "system_shared_memory",
     "cuda_shared_memory",
     "binary_tensor_data",
+    "parameters",
     "statistics",
     "trace",
     "logging",

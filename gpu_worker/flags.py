@@ -206,6 +206,20 @@ HTTP = (
         0.0,
         "S",
     ),
+    Flag(
+        "http-restricted-api",
+        "API,API:HEADER=VALUE: only who sends the header with the value may use these APIs (health, metadata, inference, "
+        "shared-memory, model-config, model-repository, statistics, trace, logging); may be repeated",
+        str,
+        metavar="GROUP",
+        repeated=True,
+    ),
+    Flag(
+        "http-header-forward-pattern",
+        "RE2 pattern of names of headers (in lower case) that become parameters of requests",
+        str,
+        metavar="PATTERN",
+    ),
     Flag("http-tls-cert", "PEM file of the certificate; turns on TLS", str, metavar="FILE"),
     Flag("http-tls-key", "PEM file of its key", str, metavar="FILE"),
     Flag(
@@ -226,6 +240,20 @@ GRPC = (
         choice("none", "low", "medium", "high"),
         "none",
         "LEVEL",
+    ),
+    Flag(
+        "grpc-restricted-protocol",
+        "API,API:KEY=VALUE: only who sends the metadata triton-grpc-protocol-KEY with the value may use these APIs (as for "
+        "HTTP); may be repeated",
+        str,
+        metavar="GROUP",
+        repeated=True,
+    ),
+    Flag(
+        "grpc-header-forward-pattern",
+        "RE2 pattern of keys of metadata that become parameters of requests",
+        str,
+        metavar="PATTERN",
     ),
     _off("grpc-use-ssl", "serve TLS"),
     _off("grpc-use-ssl-mutual", "serve TLS and ask clients for certificates"),
@@ -343,8 +371,6 @@ IGNORED = {
 }
 """Flags that are accepted and change nothing, with the reason."""
 
-_NO_FORWARDING = "headers are not passed on to models"
-_NO_RESTRICTION = "no call can be restricted one by one: --control-token-file guards the repository calls"
 _NO_SAGEMAKER = "there is no SageMaker front"
 _NO_VERTEX = "there is no Vertex AI front"
 _NO_CACHE = "answers are not cached yet"
@@ -355,11 +381,7 @@ REFUSED = {
     "allow-vertex-ai": _NO_VERTEX,
     "cache-config": _NO_CACHE,
     "cache-directory": _NO_CACHE,
-    "grpc-header-forward-pattern": _NO_FORWARDING,
-    "grpc-restricted-protocol": _NO_RESTRICTION,
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
-    "http-header-forward-pattern": _NO_FORWARDING,
-    "http-restricted-api": _NO_RESTRICTION,
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
     "rate-limit": _NO_RATE_LIMIT,

@@ -19,7 +19,7 @@ from gpu_worker.engine import border, statistics
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
 from gpu_worker.tracing import settings as trace_settings
-from gpu_worker.wire import control, rules, sharing
+from gpu_worker.wire import control, forwarding, restriction, rules, sharing
 
 _FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -85,8 +85,8 @@ def load(arguments: Sequence[str]) -> Settings:
         grpc=_grpc(given) if given.allow_grpc else None,
         grpc_native=given.grpc_frontend == "native",
         metrics=_metrics(given) if given.allow_metrics else None,
-        http_rules=rules.Rules(guard, _sharing(given, given.http_address)),
-        grpc_rules=rules.Rules(guard, _sharing(given, given.grpc_address)),
+        http_rules=_http_rules(given, guard),
+        grpc_rules=_grpc_rules(given, guard),
         exit_timeout_s=given.exit_timeout_secs,
         ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
         log=_log(given),
@@ -174,6 +174,32 @@ def _control(given: argparse.Namespace) -> control.Control:
     if not token:
         raise _refused(f"--control-token-file={given.control_token_file} is empty: write a token into it")
     return control.Control(token)
+
+
+def _http_rules(given: argparse.Namespace, guard: control.Control) -> rules.Rules:
+    return rules.Rules(
+        guard,
+        _sharing(given, given.http_address),
+        restriction.Restriction("API", restriction.parse("http-restricted-api", given.http_restricted_api)),
+        _forwarding("http-header-forward-pattern", given.http_header_forward_pattern),
+    )
+
+
+def _grpc_rules(given: argparse.Namespace, guard: control.Control) -> rules.Rules:
+    keys = restriction.parse("grpc-restricted-protocol", given.grpc_restricted_protocol, restriction.GRPC_PREFIX)
+    return rules.Rules(
+        guard,
+        _sharing(given, given.grpc_address),
+        restriction.Restriction("protocol", keys),
+        _forwarding("grpc-header-forward-pattern", given.grpc_header_forward_pattern),
+    )
+
+
+def _forwarding(flag: str, pattern: str | None) -> forwarding.Forwarding:
+    try:
+        return forwarding.Forwarding(pattern or "")
+    except border.InferenceError as error:
+        raise _refused(f"--{flag}: {error.message}") from None
 
 
 def _sharing(given: argparse.Namespace, address: str) -> sharing.Sharing:

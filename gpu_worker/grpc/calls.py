@@ -53,6 +53,11 @@ Table = Mapping[str, Method]
 """Methods by path, as in ``/package.Service/Method``."""
 
 
+def texts(call: Call) -> Iterable[tuple[str, str]]:
+    """The metadata whose values are text."""
+    return ((name, value) for name, value in call.metadata() if isinstance(value, str))
+
+
 def value(call: Call, name: str) -> bytes:
     """The first value of a lower-case metadata name; empty where it was not sent."""
     found = next((value for key, value in call.metadata() if key == name), b"")

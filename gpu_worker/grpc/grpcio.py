@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, codec, health, listen, reflection, service, status
+from gpu_worker.grpc import calls, codec, guard, health, listen, reflection, service, status
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import rules as wire_rules
 from protos.inference.v2 import predict_pb2
@@ -54,7 +54,7 @@ class Server:
         )
         inference = service.Service(engine, intake, rules)
         named = reflection.Reflection([service.NAME, health.NAME])
-        table = {**inference.table(), **self._health.table(), **named.table()}
+        table = {**inference.table(), **guard.guarded(self._health.table(), rules.restriction), **named.table()}
         handlers = {path: _handler(path, method, where.compression) for path, method in table.items()}
         handlers[service.INFER] = _infer_handler(inference, where.compression)
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, codec, sharing, stream, views
+from gpu_worker.grpc import calls, codec, guard, sharing, stream, views
 from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
@@ -54,7 +54,7 @@ class Service:
             for name, handle in unary.items()
         }
         methods[f"/{NAME}/ModelStreamInfer"] = calls.Streaming(predict_pb2.ModelInferRequest, self._stream)
-        return methods
+        return guard.guarded(methods, self._rules.restriction)
 
     def infer(
         self,
@@ -68,12 +68,15 @@ class Service:
         `done` is called once, on the event loop and never before this returns. The caller must `close` what it gets
         when it has the answer or gives up. Raises InferenceError where nothing was submitted.
         """
+        guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
-        inference.submit(codec.decode(message, raw, inference), call.deadline_s)
+        request = codec.decode(message, raw, inference)
+        request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
+        inference.submit(request, call.deadline_s)
         return inference
 
     async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
-        await stream.Stream(self._intake, self._rules.sharing, requests, call).run()
+        await stream.Stream(self._intake, self._rules, requests, call).run()
 
     async def _server_live(self, _request: predict_pb2.ServerLiveRequest, _call: calls.Call) -> protobuf.Message:
         return predict_pb2.ServerLiveResponse(live=await self._engine.live())

@@ -16,7 +16,7 @@ from gpu_worker.engine import border
 from gpu_worker.grpc import calls, codec
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import parameters
-from gpu_worker.wire import sharing as wire_sharing
+from gpu_worker.wire import rules as wire_rules
 from protos.inference.v2 import predict_pb2
 
 _MAX_IN_FLIGHT = 128
@@ -30,12 +30,12 @@ class Stream:
     def __init__(
         self,
         intake: wire_intake.Intake,
-        sharing: wire_sharing.Sharing,
+        rules: wire_rules.Rules,
         requests: AsyncIterator[predict_pb2.ModelInferRequest],
         call: calls.Call,
     ) -> None:
         self._intake = intake
-        self._sharing = sharing
+        self._rules = rules
         self._requests = requests
         self._call = call
         self._real_status = calls.value(call, _REAL_STATUS).lower() == b"true"
@@ -61,7 +61,7 @@ class Stream:
                 await self._room.acquire()
                 slot = _Slot(self._intake, self._wake, message)
                 self._slots.append(slot)
-                slot.submit(message, self._sharing, self._call.deadline_s)
+                slot.submit(message, self._rules, self._call)
         finally:
             self._read_all = True
             self._wake.set()
@@ -113,15 +113,14 @@ class _Slot:
         self._answered = False
         self._keep_empty = False
 
-    def submit(
-        self, message: predict_pb2.ModelInferRequest, sharing: wire_sharing.Sharing, deadline_s: float | None
-    ) -> None:
+    def submit(self, message: predict_pb2.ModelInferRequest, rules: wire_rules.Rules, call: calls.Call) -> None:
         """Never raises: what is refused becomes the answer."""
         try:
             request = codec.decode(message, message.raw_input_contents, self)
-            request.deadline_s = deadline_s
+            request.deadline_s = call.deadline_s
+            request.parameters = rules.forwarding.add(request.parameters, calls.texts(call))
             self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
-            claimed_bytes = sharing.claim(request.inputs, request.outputs)
+            claimed_bytes = rules.sharing.claim(request.inputs, request.outputs)
             self._hold(claimed_bytes + sum(len(tensor.data) for tensor in request.inputs))
             self._intake.submit(request)
             self._request = request

@@ -49,8 +49,8 @@ class Api:
     ) -> None:
         self._engine = engine
         self._rules = rules
-        self._infer = infer.Infer(engine, intake, body_bytes, rules.sharing)
-        self._generate = generate.Generate(engine, intake)
+        self._infer = infer.Infer(engine, intake, body_bytes, rules)
+        self._generate = generate.Generate(engine, intake, rules)
         self._regions = sharing.Regions(engine, rules.sharing)
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[Endpoint, Callable[[messages.Request, routes.Route], _Work]] = {
@@ -86,6 +86,8 @@ class Api:
             request.answer(messages.refusal(404, "Not Found"))
         elif request.method not in route.verbs:
             request.answer(not_allowed(route))
+        elif (refused := self._restricted(request, route)) is not None:
+            request.answer(refused)
         elif route.endpoint in routes.UNSERVED:
             message = f"This server does not support the {route.endpoint.value}"
             request.answer(messages.failure(border.InferenceError(border.ErrorKind.UNSUPPORTED, message)))
@@ -97,6 +99,14 @@ class Api:
         else:
             request.follows_client = route.endpoint in routes.INFERRING
             self._spawn(request, self._calls[route.endpoint](request, route))
+
+    def _restricted(self, request: messages.Request, route: routes.Route) -> messages.Response | None:
+        try:
+            api = routes.APIS[route.endpoint]
+            self._rules.restriction.check(api, lambda name: request.headers.get(name.encode("latin-1"), b""))
+        except border.InferenceError as error:
+            return messages.failure(error)
+        return None
 
     async def stop(self) -> None:
         """Gives up the calls that still run; their clients are told."""

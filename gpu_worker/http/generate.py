@@ -17,6 +17,7 @@ import structlog
 from gpu_worker.engine import border
 from gpu_worker.http import decoding, generation, messages, routes, streams
 from gpu_worker.wire import intake as wire_intake
+from gpu_worker.wire import rules as wire_rules
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,9 @@ _UNCACHED = b"Cache-Control: no-cache\r\n"
 class Generate:
     """Handles generate requests."""
 
-    def __init__(self, engine: border.Engine, intake: wire_intake.Intake) -> None:
+    def __init__(self, engine: border.Engine, intake: wire_intake.Intake, rules: wire_rules.Rules) -> None:
         self._engine = engine
+        self._rules = rules
         self._intake = intake
 
     async def handle(self, request: messages.Request, route: routes.Route) -> None:
@@ -50,7 +52,7 @@ class Generate:
             asked.id,
             asked.inputs,
             [],
-            asked.parameters,
+            self._rules.forwarding.add(asked.parameters, messages.texts(request.headers)),
             reply,
             received=border.Received("HTTP", request.began_ns, time.monotonic_ns()),
         )

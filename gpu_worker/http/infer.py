@@ -18,7 +18,7 @@ from gpu_worker.engine import border
 from gpu_worker.http import decoding, encoding, messages, plans, routes
 from gpu_worker.wire import compression, datatypes
 from gpu_worker.wire import intake as wire_intake
-from gpu_worker.wire import sharing as wire_sharing
+from gpu_worker.wire import rules as wire_rules
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +33,11 @@ class Infer:
     """Handles infer requests; `close` ends its threads."""
 
     def __init__(
-        self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int, sharing: wire_sharing.Sharing
+        self, engine: border.Engine, intake: wire_intake.Intake, body_bytes: int, rules: wire_rules.Rules
     ) -> None:
         self._engine = engine
         self._intake = intake
-        self._sharing = sharing
+        self._rules = rules
         self._body_bytes = body_bytes
         self._plans = plans.Plans()
         self._encoder = encoding.Encoder()
@@ -96,7 +96,7 @@ class Infer:
         return decode(body)
 
     def _submit(self, request: messages.Request, route: routes.Route, inference: decoding.Inference) -> None:
-        shared_bytes = self._sharing.claim(inference.inputs, inference.outputs)
+        shared_bytes = self._rules.sharing.claim(inference.inputs, inference.outputs)
         if not self._intake.hold(shared_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
         reply = _Reply(self, request, inference.wishes, shared_bytes)
@@ -106,7 +106,7 @@ class Infer:
             inference.id,
             inference.inputs,
             inference.outputs,
-            inference.parameters,
+            self._rules.forwarding.add(inference.parameters, messages.texts(request.headers)),
             reply,
             received=border.Received("HTTP", request.began_ns, time.monotonic_ns()),
         )

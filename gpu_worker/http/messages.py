@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -66,6 +66,11 @@ class Request:
     began_ns: int = 0
     follows_client: bool = False
     gone: bool = False
+
+
+def texts(headers: dict[bytes, bytes]) -> Iterator[tuple[str, str]]:
+    """Names and values of the headers as text."""
+    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers.items())
 
 
 Handler = Callable[[Request], None]

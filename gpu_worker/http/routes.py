@@ -45,6 +45,21 @@ class Endpoint(enum.Enum):
 INFERRING = frozenset((Endpoint.INFER, Endpoint.GENERATE, Endpoint.GENERATE_STREAM))
 """Endpoints that ask a model: they run side by side, and their clients follow the model elsewhere."""
 
+APIS = {
+    **dict.fromkeys((Endpoint.LIVE, Endpoint.READY, Endpoint.MODEL_READY), "health"),
+    **dict.fromkeys((Endpoint.SERVER, Endpoint.MODEL), "metadata"),
+    **dict.fromkeys(INFERRING, "inference"),
+    **dict.fromkeys((Endpoint.SYSTEM_REGIONS, Endpoint.SYSTEM_REGISTER, Endpoint.SYSTEM_UNREGISTER), "shared-memory"),
+    **dict.fromkeys((Endpoint.CUDA_REGIONS, Endpoint.CUDA_REGISTER, Endpoint.CUDA_UNREGISTER), "shared-memory"),
+    Endpoint.CONFIG: "model-config",
+    **dict.fromkeys((Endpoint.INDEX, Endpoint.LOAD, Endpoint.UNLOAD, Endpoint.LEAVE), "model-repository"),
+    Endpoint.NAMED_REPOSITORY: "model-repository",
+    Endpoint.STATISTICS: "statistics",
+    Endpoint.TRACE: "trace",
+    Endpoint.LOGGING: "logging",
+}
+"""The group that each endpoint can be restricted with."""
+
 UNSERVED = frozenset((Endpoint.NAMED_REPOSITORY,))
 """Known paths that are answered with an error which says so."""
 

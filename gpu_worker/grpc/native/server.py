@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, health, listen, reflection, service
+from gpu_worker.grpc import calls, guard, health, listen, reflection, service
 from gpu_worker.grpc.native import deadlines, exchange, heads, strangers, streaming, unary
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import headers, streams
@@ -110,7 +110,7 @@ class Server:
         self._health = health.Health(engine)
         inference = service.Service(engine, intake, rules)
         named = reflection.Reflection([service.NAME, health.NAME])
-        table = {**inference.table(), **self._health.table(), **named.table()}
+        table = {**inference.table(), **guard.guarded(self._health.table(), rules.restriction), **named.table()}
         self.front = Front(engine, intake, inference, table, limits or native_limits.Limits())
         self.front.compress = where.compression is not grpc.Compression.NoCompression
         self.http2 = http2_server.Server(self.front, limits_of(dict(where.arguments)))

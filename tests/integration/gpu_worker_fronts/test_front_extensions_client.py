@@ -120,3 +120,22 @@ async def test_trace(launch: Any, tmp_path: pathlib.Path) -> None:
         assert shown == dict.fromkeys(
             ("TENSOR_QUEUE_INPUT", "TENSOR_BACKEND_INPUT", "TENSOR_BACKEND_OUTPUT"), "1.0,2.0,3.0,4.0"
         )
+
+
+@pytest.mark.slow  # a whole worker and a whole client start
+async def test_restricted_calls(launch: Any) -> None:
+    group = "model-repository,trace:admin-key=let-me"
+    worker = await launch(f"--http-restricted-api={group}", f"--grpc-restricted-protocol={group}")
+    seen = await seen_by_client(worker, "restricted")
+    for part, refused in (
+        (seen["http"], ["503", "This API is restricted, expecting header 'admin-key'"]),
+        (
+            seen["grpc"],
+            [
+                "StatusCode.UNAVAILABLE",
+                "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
+            ],
+        ),
+    ):
+        assert part["without"] == part["wrong"] == refused
+        assert part["with"] == part["other"] == ["", ""]

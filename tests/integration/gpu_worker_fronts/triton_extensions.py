@@ -128,7 +128,18 @@ def trace_settings(found: Any) -> dict[str, Any]:
     return {name: list(each.value) for name, each in found.settings.items()}
 
 
-PARTS = {"shared_memory": shared_memory, "logging": logging, "trace": trace}
+def restricted(library: Any, client: Any) -> dict[str, Any]:
+    """The index is behind `admin-key`, which the worker was started with."""
+    name = "admin-key" if library is httpclient else "triton-grpc-protocol-admin-key"
+    return {
+        "without": error_of(client.get_model_repository_index),
+        "wrong": error_of(lambda: client.get_model_repository_index(headers={name: "x"})),
+        "with": error_of(lambda: client.get_model_repository_index(headers={name: "let-me"})),
+        "other": error_of(client.get_server_metadata),
+    }
+
+
+PARTS = {"shared_memory": shared_memory, "logging": logging, "trace": trace, "restricted": restricted}
 
 
 if __name__ == "__main__":
