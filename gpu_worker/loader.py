@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import structlog
 
 from gpu_worker.engine import batching, border, scheduler, spec, statistics
-from gpu_worker.repository import backends, completion, configuration, layout, support, tuning, warmup
+from gpu_worker.repository import backends, batch_io, completion, configuration, layout, support, tuning, warmup
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
@@ -178,10 +178,11 @@ class Loader:
         for number in [number for number, version in there.items() if _basis(version.config) != _basis(plan.config)]:
             del there[number]
             loaded[number] = self._load(plan, plan.versions[number])
+        for each in loaded.values():
+            completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
         labels = _labels(plan)
         specs = {number: _spec(plan.config, str(number), labels) for number in plan.versions}
         for number, each in loaded.items():
-            completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
             _warm_up(plan, specs[number], each.programs)
         changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
         observed = _observed(plan.config, self._observed)
@@ -324,13 +325,21 @@ def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: st
 def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
     dynamic = config.dynamic_batching
     policy = dynamic.default_queue_policy
+    sources = batch_io.sources(config)
     return spec.ModelSpec(
         name=config.name,
         version=version,
         platform=config.platform,
         max_batch_size=config.max_batch_size,
-        inputs=tuple(_tensor(each, optional=each.optional) for each in config.input),
-        outputs=tuple(_tensor(each, labels=labels.get(each.name, ())) for each in config.output),
+        inputs=tuple(
+            dataclasses.replace(_tensor(each), optional=each.optional, ragged=each.allow_ragged_batch)
+            for each in config.input
+        ),
+        outputs=tuple(
+            dataclasses.replace(_tensor(each), labels=labels.get(each.name, ()), source=sources.get(each.name, ""))
+            for each in config.output
+        ),
+        batch_inputs=batch_io.inputs(config),
         batching=batching.Config(
             max_batch_size=config.max_batch_size,
             dynamic=config.HasField("dynamic_batching"),
@@ -344,16 +353,10 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
     )
 
 
-def _tensor(
-    declared: model_config_pb2.ModelInput | model_config_pb2.ModelOutput,
-    *,
-    optional: bool = False,
-    labels: tuple[str, ...] = (),
-) -> spec.TensorSpec:
+def _tensor(declared: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> spec.TensorSpec:
     reshape = tuple(declared.reshape.shape) if declared.HasField("reshape") else None
-    return spec.TensorSpec(
-        declared.name, completion.datatype(declared.data_type), tuple(declared.dims), optional, labels, reshape
-    )
+    datatype = completion.datatype(declared.data_type)
+    return spec.TensorSpec(declared.name, datatype, tuple(declared.dims), reshape=reshape)
 
 
 def _labels(plan: Plan) -> dict[str, tuple[str, ...]]:

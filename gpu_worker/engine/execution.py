@@ -8,13 +8,14 @@ the answer leaves. A failing model fails its batch, a request that cannot be rea
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import types
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpu_worker.engine import border, classification, delivery, spec, statistics, tensors, validation, work
+from gpu_worker.engine import border, classification, delivery, ragged, spec, statistics, tensors, validation, work
 from gpu_worker.runtime import port
 
 _NO_DATA: Mapping[int, border.Buffer] = types.MappingProxyType({})
@@ -59,7 +60,7 @@ def run(
     gathered_ns = time.monotonic_ns()
     arrays = program.run(feeds, names)
     ran_ns = time.monotonic_ns()
-    columns = {name: _Column.of(model, name, array, requests) for name, array in zip(names, arrays, strict=True)}
+    columns = {name: _column(model, name, array, requests) for name, array in zip(names, arrays, strict=True)}
     answers = list(_answers(model, columns, requests))
     timings = statistics.Timings(gathered_ns - started_ns, ran_ns - gathered_ns, time.monotonic_ns() - ran_ns)
     return answers, timings
@@ -89,11 +90,27 @@ def _feeds(model: spec.ModelSpec, requests: Sequence[Request]) -> Iterator[tuple
             continue
         if tensor.datatype == "BYTES":
             strings = [request.strings[index] for request in requests]
+            if tensor.ragged:
+                strings = [each.reshape(-1) for each in strings]
             array = strings[0] if len(strings) == 1 else np.concatenate(strings)
         else:
-            shapes = [part.shape for _, part in parts]
+            shapes = [(math.prod(part.shape),) if tensor.ragged else part.shape for _, part in parts]
             array = _joined([each.bytes_of(index, part) for each, part in parts], shapes, tensor.type)
         yield tensor.name, array if tensor.reshape is None else inward(model, tensor, array)
+    for wanted in model.batch_inputs:
+        yield from made(wanted, [_shape(each, wanted.source) for each in requests])
+
+
+def made(wanted: ragged.BatchInput, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[str, tensors.Array]]:
+    """A batch input under each of its names."""
+    array = ragged.made(wanted, shapes)
+    for name in wanted.names:
+        yield name, array
+
+
+def _shape(request: Request, name: str) -> tuple[int, ...]:
+    """Of an input that no request leaves out."""
+    return next(each.shape for each in request.work.inputs if each is not None and each.name == name)
 
 
 def inward(model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array) -> tensors.Array:
@@ -149,13 +166,14 @@ class _Column:
     alone: bool
 
     @classmethod
-    def of(cls, model: spec.ModelSpec, name: str, array: tensors.Array, requests: Sequence[Request]) -> _Column:
+    def of(
+        cls, model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array, requests: Sequence[Request]
+    ) -> _Column:
         items = sum(request.work.size for request in requests)
         if model.max_batch_size and (not array.shape or array.shape[0] != items):
-            raise port.RunFailed(f"output '{name}' has shape {list(array.shape)}, but the batch has {items} items")
-        tensor = model.outputs_by_name[name]
-        if array.dtype != tensor.type.dtype:
-            raise port.RunFailed(f"output '{name}' has data-type {array.dtype}, expected {tensor.datatype}")
+            raise port.RunFailed(
+                f"output '{tensor.name}' has shape {list(array.shape)}, but the batch has {items} items"
+            )
         if tensor.reshape is not None or not array.shape:
             array = _outward(model, tensor, array)
         wire = None if array.dtype == object else tensors.to_wire(array)
@@ -180,8 +198,55 @@ class _Column:
         return border.Tensor(self.tensor.name, "BYTES", found.shape, tensors.encode_bytes(found))
 
 
+@dataclasses.dataclass(slots=True)
+class _Scattered:
+    """An output of all elements in a row; `places` tell by a request's first item where its share begins, and its shape."""
+
+    tensor: spec.TensorSpec
+    array: tensors.Array
+    places: Mapping[int, tuple[int, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, tensor: spec.TensorSpec, array: tensors.Array, requests: Sequence[Request]) -> _Scattered:
+        places: dict[int, tuple[int, tuple[int, ...]]] = {}
+        begin = start = 0
+        for each in requests:
+            shape = ragged.scattered(tensor.dims, _shape(each, tensor.source))
+            places[start] = begin, shape
+            begin += math.prod(shape)
+            start += each.work.size
+        if array.size != begin:
+            raise port.RunFailed(
+                f"output '{tensor.name}' has {array.size} elements, but '{tensor.source}' asks for {begin}"
+            )
+        return cls(tensor, array.reshape(-1), places)
+
+    def part(self, start: int, stop: int) -> border.Tensor:  # noqa: ARG002 - as of any other column
+        share = self._share(start)
+        return border.Tensor(self.tensor.name, self.tensor.datatype, share.shape, tensors.to_wire(share))
+
+    def classes(self, start: int, stop: int, count: int, *, batched: bool) -> border.Tensor:  # noqa: ARG002 - the same
+        found = classification.best(self._share(start), count, self.tensor.labels, batched=batched)
+        return border.Tensor(self.tensor.name, "BYTES", found.shape, tensors.encode_bytes(found))
+
+    def _share(self, start: int) -> tensors.Array:
+        begin, shape = self.places[start]
+        return self.array[begin : begin + math.prod(shape)].reshape(shape)
+
+
+def _column(
+    model: spec.ModelSpec, name: str, array: tensors.Array, requests: Sequence[Request]
+) -> _Column | _Scattered:
+    tensor = model.outputs_by_name[name]
+    if array.dtype != tensor.type.dtype:
+        raise port.RunFailed(f"output '{name}' has data-type {array.dtype}, expected {tensor.datatype}")
+    if tensor.source:
+        return _Scattered.of(tensor, array, requests)
+    return _Column.of(model, tensor, array, requests)
+
+
 def _answers(
-    model: spec.ModelSpec, columns: Mapping[str, _Column], requests: Sequence[Request]
+    model: spec.ModelSpec, columns: Mapping[str, _Column | _Scattered], requests: Sequence[Request]
 ) -> Iterator[delivery.Answer]:
     start = 0
     everything = list(columns.values())
@@ -200,7 +265,7 @@ def _answers(
 
 
 def _output(
-    model: spec.ModelSpec, column: _Column, wanted: border.RequestedOutput, each: work.Work, start: int
+    model: spec.ModelSpec, column: _Column | _Scattered, wanted: border.RequestedOutput, each: work.Work, start: int
 ) -> border.Tensor:
     """The output of the request whose items begin at `start`; one that goes to shared memory is there afterwards."""
     stop = start + each.size

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from gpu_worker.engine import batching, border, shapes, tensors
+from gpu_worker.engine import batching, border, ragged, shapes, tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,8 @@ class TensorSpec:
     """An input or output.
 
     `dims` leaves the batch dimension out, -1 is variable; `labels` name an output's classes. `reshape` is the shape that
-    the model has in place of `dims`, None where it is the same.
+    the model has in place of `dims`, None where it is the same. A `ragged` input may differ in shape within a batch; an
+    output with a `source` is shared out by the shapes of that input.
     """
 
     name: str
@@ -26,6 +27,8 @@ class TensorSpec:
     optional: bool = False
     labels: tuple[str, ...] = ()
     reshape: tuple[int, ...] | None = None
+    ragged: bool = False
+    source: str = ""
 
     @functools.cached_property
     def fixed(self) -> bool:
@@ -71,6 +74,7 @@ class ModelSpec:
     batching: batching.Config
     queue: QueuePolicy = dataclasses.field(default_factory=QueuePolicy)
     preserve_ordering: bool = False
+    batch_inputs: tuple[ragged.BatchInput, ...] = ()
 
     @functools.cached_property
     def inputs_by_name(self) -> Mapping[str, TensorSpec]:
@@ -88,7 +92,7 @@ class ModelSpec:
     @functools.cached_property
     def uniform(self) -> bool:
         """Whether any two requests can share a batch, whatever their shapes."""
-        return self.required == len(self.inputs) and all(tensor.fixed for tensor in self.inputs)
+        return self.required == len(self.inputs) and all(tensor.fixed or tensor.ragged for tensor in self.inputs)
 
     def metadata(self, versions: tuple[str, ...]) -> border.ModelMetadata:
         return border.ModelMetadata(

@@ -165,7 +165,10 @@ def _shared_outputs(outputs: Iterable[border.RequestedOutput], shared: regions.R
 
 def _key(model: spec.ModelSpec, inputs: Iterable[border.Tensor | None]) -> Hashable:
     start = 1 if model.max_batch_size else 0
-    return tuple(None if tensor is None else tensor.shape[start:] for tensor in inputs)
+    return tuple(
+        None if tensor is None else () if wanted.ragged else tensor.shape[start:]
+        for wanted, tensor in zip(model.inputs, inputs, strict=True)
+    )
 
 
 def deadline_ns(policy: spec.QueuePolicy, request: border.InferRequest, arrival_ns: int) -> int | None:

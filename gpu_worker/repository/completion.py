@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpu_worker.engine import border, shapes
-from gpu_worker.repository import configuration, numbers
+from gpu_worker.repository import batch_io, configuration, numbers
 from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
@@ -109,6 +109,7 @@ def check(
 ) -> None:
     """Raises InferenceError INVALID_ARGUMENT where the configuration contradicts itself or the model."""
     _check_batching(config)
+    batch_io.check(config, inputs)
     _check_tensors(config, "input", config.input, inputs)
     _check_tensors(config, "output", config.output, outputs)
     _check_inputs(config, inputs)
@@ -155,9 +156,10 @@ def _check_batching(config: model_config_pb2.ModelConfig) -> None:
 
 def _check_inputs(config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo]) -> None:
     declared = {each.name: each for each in config.input}
+    made = batch_io.targets(config)
     for info in inputs:
         given = declared.get(info.name)
-        if given is None and not info.optional:
+        if given is None and not info.optional and info.name not in made:
             raise _invalid(config, f"the model's input '{info.name}' is missing")
         if given is not None and given.optional and not info.optional:
             raise _invalid(config, f"input '{info.name}' is optional, but the model cannot run without it")
@@ -186,8 +188,9 @@ def _check_tensor(
             f"data_type of {kind} '{actual.name}' is {datatype(declared.data_type)}, the model has {actual.datatype}",
         )
     _check_dims(config, kind, declared)
-    if not actual.shape:
-        # ONNX Runtime tells an unknown rank and a scalar alike: the configuration knows better.
+    ragged = isinstance(declared, model_config_pb2.ModelInput) and declared.allow_ragged_batch
+    if not actual.shape or ragged or (kind == "output" and declared.name in batch_io.sources(config)):
+        # ONNX Runtime tells an unknown rank and a scalar alike: the configuration knows better. What is ragged is one row.
         return
     dims = declared.reshape.shape if declared.HasField("reshape") else declared.dims
     shape = [-1, *dims] if config.max_batch_size else list(dims)

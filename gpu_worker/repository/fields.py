@@ -78,9 +78,9 @@ FIELDS = (
     _done("input.dims", "must fit the model's own shape, or its reshape's; -1 is variable"),
     _done("input.reshape.shape", "the shape that the model gets; empty for a scalar"),
     _no("input.is_shape_tensor", _TENSORRT),
-    _no(
+    _done(
         "input.allow_ragged_batch",
-        "requests of different shapes run in batches of their own: models get no ragged ones",
+        "requests may differ in shape within a batch; the model gets one row of all elements",
     ),
     _done("input.optional", "requests may leave the input out where the model has a default for it"),
     _no("input.is_non_linear_format_io", _TENSORRT),
@@ -91,8 +91,8 @@ FIELDS = (
     _done("output.label_filename", "a file in the model's directory with a line for each class"),
     _no("output.is_shape_tensor", _TENSORRT),
     _no("output.is_non_linear_format_io", _TENSORRT),
-    _no("batch_input", "no tensors are made up for a batch beside those of its requests"),
-    _no("batch_output", "outputs are split by the batch dimension alone"),
+    _done("batch_input", "inputs made for each batch from the shapes of `source_input`, `TYPE_INT32` or `TYPE_FP32`"),
+    _done("batch_output", "outputs in one row, shared out by the shapes of `source_input`"),
     _done("optimization.graph.level", "-1: basic; 0: all; 1: extended; 2: none"),
     _no("optimization.priority", "ONNX Runtime's streams and threads have no priorities"),
     _no("optimization.cuda.graphs", _GRAPHS),

@@ -49,6 +49,10 @@ def samples(
             log.info("warmup.skipped", model=model.name, sample=each.name, reason="batch_size is 0")
             continue
         feeds = {name: _fed(each, name, wanted, model, directory) for name, wanted in sorted(each.inputs.items())}
+        for wanted in model.batch_inputs:
+            if wanted.source not in feeds:
+                raise _invalid(each.name, f"input '{wanted.source}' must be given: other inputs are made from it")
+            feeds.update(execution.made(wanted, [(each.batch_size, *each.inputs[wanted.source].dims)]))
         found.append(Sample(each.name, feeds, max(1, each.count)))
     return found
 
@@ -75,6 +79,8 @@ def _fed(
     if math.prod(shape) * max(1, tensor.type.item_bytes) > _MAX_BYTES:
         raise _invalid(sample.name, f"input '{name}' of shape {list(shape)} is larger than {_MAX_BYTES} bytes")
     array = _values(sample, name, wanted, tensor.type, shape, directory)
+    if tensor.ragged:
+        return array.reshape(-1)
     return array if tensor.reshape is None else execution.inward(model, tensor, array)
 
 

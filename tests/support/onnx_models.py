@@ -138,6 +138,37 @@ def _model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], 
     return serialised
 
 
+def ragged() -> bytes:
+    """TWICE = 2 * INPUT, a row of elements; SUMS = the sum of each part of it that BOUNDS (INT32, one more) delimit."""
+    nodes = [
+        helper.make_node("Add", ["INPUT", "INPUT"], ["TWICE"]),
+        helper.make_node("CumSum", ["INPUT", "AXIS"], ["cumulated"]),
+        helper.make_node("Concat", ["ZERO", "cumulated"], ["padded"], axis=0),
+        helper.make_node("Gather", ["padded", "BOUNDS"], ["at_bounds"]),
+        helper.make_node("Slice", ["at_bounds", "ONE", "LAST"], ["ends"]),
+        helper.make_node("Slice", ["at_bounds", "START", "MINUS_ONE"], ["starts"]),
+        helper.make_node("Sub", ["ends", "starts"], ["sums"]),
+        helper.make_node("Unsqueeze", ["sums", "ONE"], ["SUMS"]),
+    ]
+    constants = {"ONE": [1], "LAST": [2**31], "START": [0], "MINUS_ONE": [-1]}
+    return _model(
+        nodes,
+        [
+            helper.make_tensor_value_info("INPUT", TensorProto.FLOAT, ("elements",)),
+            helper.make_tensor_value_info("BOUNDS", TensorProto.INT32, ("bounds",)),
+        ],
+        [
+            helper.make_tensor_value_info("SUMS", TensorProto.FLOAT, ("parts", 1)),
+            helper.make_tensor_value_info("TWICE", TensorProto.FLOAT, ("elements",)),
+        ],
+        [
+            *(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()),
+            numpy_helper.from_array(np.array(0, np.int64), "AXIS"),
+            numpy_helper.from_array(np.array([0], np.float32), "ZERO"),
+        ],
+    )
+
+
 def external(model: bytes, location: str) -> bytes:
     """The same, its first constant said to lie in a file."""
     loaded = onnx.load_from_string(model)

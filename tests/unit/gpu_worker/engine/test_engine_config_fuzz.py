@@ -80,6 +80,7 @@ def _used(config: model_config_pb2.ModelConfig) -> None:
     tuning.options(config, {})
     completion.complete(config, _INPUTS, _OUTPUTS, completion.Defaults())
     completion.check(config, _INPUTS, _OUTPUTS)
+    loader._spec(config, "1", {})
     assert not any(field.refused for field in fields.given(config))
 
 
