@@ -6,7 +6,7 @@ UV := .uv/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-processes demo-kubernetes test test-conformance test-kubernetes test-kubernetes-parts test-kubernetes-fleet test-kubernetes-whole check unit e2e format protos docs bench bench-kubernetes lock clean
+.PHONY: help setup demo demo-processes demo-kubernetes test test-conformance test-kubernetes test-kubernetes-parts test-kubernetes-fleet test-kubernetes-whole check unit e2e fuzz format protos docs bench bench-kubernetes lock clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ unit: .venv/.ready ## The fast tests only
 
 e2e: .venv/.ready ## The tests of the whole system only
 	@$(BIN)/python -m pytest -n $(JOBS) tests/e2e
+
+FUZZ_SECONDS ?= 60
+fuzz: .venv/.ready ## Look for inputs that break the worker's parsers; FUZZ_SECONDS=60 for each
+	@$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
 
 format: .venv/.ready ## Format and mend what can be mended
 	@$(BIN)/ruff format .

@@ -116,8 +116,9 @@ def check(
 
 
 def datatype(data_type: model_config_pb2.DataType.ValueType) -> str:
-    """The V2 name of a configuration's type."""
-    name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
+    """The V2 name of a configuration's type; its number where there is none, which a configuration may well say."""
+    known = model_config_pb2.DataType.DESCRIPTOR.values_by_number.get(data_type)
+    name = known.name.removeprefix("TYPE_") if known else str(data_type)
     return "BYTES" if name == "STRING" else name
 
 

@@ -40,7 +40,7 @@ def from_text(name: str, text: str | None) -> model_config_pb2.ModelConfig:
     config = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(text or "", config)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError, RecursionError) as error:
         raise _invalid(f"config.pbtxt of model '{name}' is invalid: {_short(error)}") from None
     return _named(name, config)
 
@@ -54,6 +54,8 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
         written = json.loads(text)
         if not isinstance(written, dict):
             raise _invalid(f"Invalid config override: an object is wanted, not {type(written).__name__}")
+        # Half a surrogate pair is no text, and protobuf does not look before it hands it on.
+        json.dumps(written, ensure_ascii=False).encode()
         json_format.ParseDict(written, config)
     except (json_format.ParseError, ValueError, RecursionError) as error:
         raise _invalid(f"Invalid config override: {_short(error)}") from None
