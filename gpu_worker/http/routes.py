@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import urllib.parse
+from collections.abc import Sequence
 
 import httptools
 
@@ -114,6 +115,9 @@ _API = (
         )
     ),
 )
+PATTERNS: Sequence[tuple[Sequence[bytes], str, Endpoint]] = _API
+"""Methods, path and endpoint of every route of the V2 API, for those who describe it."""
+
 _METRICS = ((_GET, "metrics", Endpoint.METRICS),)
 
 
