@@ -166,7 +166,7 @@ def _responses(call: _Call, endpoint: Endpoint, *, versioned: bool) -> dict[str,
     if endpoint not in routes.UNSERVED:
         found["200"] = {"description": "Done."}
         if call.answer == _EVENTS:
-            found["200"]["content"] = {_EVENTS: {"schema": {"type": "string"}}}
+            found["200"]["content"] = {_EVENTS: {"schema": _reference("GenerateEvent")}}
         elif call.answer:
             found["200"]["content"] = {_JSON: {"schema": _reference(call.answer)}}
         if endpoint is Endpoint.INFER:

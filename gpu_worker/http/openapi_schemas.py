@@ -102,6 +102,7 @@ def _inference() -> dict[str, Schema]:
         ),
         "InferResponse": _object(answer, {"id": _TEXT, "parameters": _PARAMETERS}),
         "GenerateRequest": {"type": "object"},
+        "GenerateEvent": _object({"data": _TEXT}, closed=False),
         "GenerateResponse": _object({"model_name": _TEXT, "model_version": _TEXT}, closed=False),
     }
 

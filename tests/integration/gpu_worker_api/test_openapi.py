@@ -83,6 +83,8 @@ WELL: tuple[tuple[str, str, Any], ...] = (
         "POST",
         {**ASKED, "outputs": [{"name": "OUTPUT", "parameters": {"classification": 2}}]},
     ),
+    ("/v2/models/{model}/generate", "POST", {"INPUT": [1.0, 2.0, 3.0, 4.0]}),
+    ("/v2/models/{model}/generate_stream", "POST", {"INPUT": [1.0, 2.0, 3.0, 4.0]}),
     ("/v2/models/{model}/config", "GET", None),
     ("/v2/models/{model}/stats", "GET", None),
     ("/v2/models/stats", "GET", None),
