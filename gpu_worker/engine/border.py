@@ -314,7 +314,7 @@ class Engine(Protocol):
         ...
 
     async def system_regions(self, name: str) -> Sequence[SystemRegion]:
-        """All, or the one of that name: NOT_FOUND where there is none, INVALID_ARGUMENT where it is of another kind."""
+        """All, or the one of that name: NOT_FOUND where there is none of this kind."""
         ...
 
     async def register_system_region(self, region: SystemRegion) -> None:

@@ -14,7 +14,7 @@ from gpu_worker.engine import border
 
 Described = border.SystemRegion | border.CudaRegion
 _Kind = TypeVar("_Kind", border.SystemRegion, border.CudaRegion)
-_WORDS = {border.SystemRegion: "system", border.CudaRegion: "cuda"}
+_WORDS = {border.SystemRegion: "system", border.CudaRegion: "CUDA"}
 
 
 class Memory(Protocol):
@@ -117,12 +117,12 @@ class Regions:
     def _one(self, kind: type[_Kind], name: str) -> _Kind:
         memory = self._memories.get(name)
         if memory is None:
-            raise border.InferenceError(
-                border.ErrorKind.NOT_FOUND, f"Unable to find {_WORDS[kind]} shared memory region: '{name}'"
-            )
+            message = f"Unable to find {_WORDS[kind].lower()} shared memory region: '{name}'"
+            raise border.InferenceError(border.ErrorKind.NOT_FOUND, message)
         region = memory.region
         if not isinstance(region, kind):
-            raise _invalid(f"shared memory region '{name}' is not a {_WORDS[kind]} shared memory region")
+            found = f"is registered as {_WORDS[type(region)]} shared memory, not {_WORDS[kind]} shared memory"
+            raise border.InferenceError(border.ErrorKind.NOT_FOUND, f"The region named '{name}' {found}")
         return region
 
 

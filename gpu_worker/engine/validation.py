@@ -29,9 +29,10 @@ def admit(
         inputs = _inputs(model, request.inputs)
         size = _batch_size(model, inputs) if model.max_batch_size else 1
         outputs = _outputs(model, request.outputs)
-        shared_inputs, shared_outputs = _shared_inputs(inputs, shared), _shared_outputs(request.outputs, shared)
     except border.InferenceError as error:
         raise with_id(error, request.id) from None
+    # Told without the id, as regions are of no request.
+    shared_inputs, shared_outputs = _shared_inputs(inputs, shared), _shared_outputs(request.outputs, shared)
     key = () if model.uniform else _key(model, inputs)
     end_ns = deadline_ns(model.queue, request, arrival_ns)
     return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, end_ns, shared_inputs, shared_outputs)

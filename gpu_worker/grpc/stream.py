@@ -100,7 +100,7 @@ class _Answer:
 class _Slot:
     """The place of one request in the order of answers; the request's reply."""
 
-    __slots__ = ("_answered", "_held_bytes", "_id", "_intake", "_keep_empty", "_request", "_wake", "answers", "done")
+    __slots__ = ("_held_bytes", "_id", "_intake", "_keep_empty", "_request", "_wake", "answers", "done")
 
     def __init__(self, intake: wire_intake.Intake, wake: asyncio.Event, message: predict_pb2.ModelInferRequest) -> None:
         self.answers: collections.deque[_Answer] = collections.deque()
@@ -110,7 +110,6 @@ class _Slot:
         self._id = message.id
         self._request: border.InferRequest | None = None
         self._held_bytes = 0
-        self._answered = False
         self._keep_empty = False
 
     def submit(self, message: predict_pb2.ModelInferRequest, rules: wire_rules.Rules, call: calls.Call) -> None:
@@ -149,12 +148,11 @@ class _Slot:
         self._request = None
         self.done = True
         empty = isinstance(answer, border.InferResponse) and not answer.outputs
-        if self._keep_empty or not (empty and self._answered):
+        if self._keep_empty or not empty:
             self._add(answer, final=True)
         self._wake.set()
 
     def _add(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
-        self._answered = True
         message = predict_pb2.ModelStreamInferResponse()
         error = answer if isinstance(answer, border.InferenceError) else None
         if isinstance(answer, border.InferenceError):

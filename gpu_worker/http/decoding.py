@@ -176,9 +176,7 @@ def _wish(output: border.RequestedOutput, wish: border.Parameter) -> bool:
         raise datatypes.refused(f"parameter 'binary_data' of output '{output.name}' must be a boolean")
     # Clients say `binary_data` false beside a region, which only says that the message carries no data.
     if output.region is not None and wish:
-        raise datatypes.refused(
-            f"output '{output.name}' must not have both parameters 'binary_data' and '{parameters.REGION}'"
-        )
+        raise datatypes.refused(f"output '{output.name}' can't set both '{parameters.REGION}' and 'binary_data'")
     return wish
 
 

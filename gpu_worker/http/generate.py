@@ -16,6 +16,7 @@ import structlog
 
 from gpu_worker.engine import border
 from gpu_worker.http import decoding, generation, messages, routes, streams
+from gpu_worker.wire import datatypes
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import rules as wire_rules
 
@@ -38,10 +39,7 @@ class Generate:
         """Submits; the answer comes later. Raises InferenceError for what is refused."""
         coding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
         if coding != "identity":
-            raise border.InferenceError(
-                border.ErrorKind.UNSUPPORTED,
-                f"Unsupported Content-Encoding '{coding}': generate takes no compressed body",
-            )
+            raise datatypes.refused(f"Unsupported content-encoding '{coding}', only 'identity' is supported")
         model = await self._model(route)
         asked = await self._asked(model, request)
         kind = _Events if route.endpoint is routes.Endpoint.GENERATE_STREAM else _One
@@ -63,9 +61,7 @@ class Generate:
 
     async def _model(self, route: routes.Route) -> generation.Model:
         metadata = await self._engine.model_metadata(route.model, route.version)
-        config = await self._engine.model_config(route.model, route.version)
-        optional = frozenset(each.name for each in config.input if each.optional)
-        return generation.Model(route.model, {each.name: each for each in metadata.inputs}, optional)
+        return generation.Model(route.model, {each.name: each for each in metadata.inputs})
 
     async def _asked(self, model: generation.Model, request: messages.Request) -> generation.Asked:
         body, request.body = request.body, b""

@@ -6,7 +6,7 @@ Pure. Must never guess between readings: what fits a model's input in no way is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gpu_worker.engine import border
@@ -18,11 +18,10 @@ _PARAMETERS = "parameters"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Model:
-    """What a body is read against: inputs with the batch dimension as -1, and which of them may be left out."""
+    """What a body is read against: inputs by name, the batch dimension as -1."""
 
     name: str
     inputs: Mapping[str, border.TensorMetadata]
-    optional: frozenset[str]
 
 
 @dataclasses.dataclass(slots=True)
@@ -37,7 +36,7 @@ class Asked:
 def decode(model: Model, body: Mapping[str, Any]) -> Asked:
     """Keys that are inputs become tensors, the others parameters; `parameters` is read in the same way.
 
-    Raises InferenceError naming the key at fault.
+    Raises InferenceError naming the key at fault; inputs that are missing are for the engine to tell.
     """
     asked = Asked(_id(body), [], {})
     nested = body.get(_PARAMETERS, {}) if _PARAMETERS not in model.inputs else {}
@@ -48,7 +47,6 @@ def decode(model: Model, body: Mapping[str, Any]) -> Asked:
         _read(model, found, asked)
     parameters.check(asked.parameters)
     parameters.check_unique("input", [tensor.name for tensor in asked.inputs])
-    _check_complete(model, asked.inputs)
     return asked
 
 
@@ -115,15 +113,6 @@ def _shape(model: Model, expected: border.TensorMetadata, count: int) -> tuple[i
     if rest != 1:
         raise _misfit(model, expected, count)
     return tuple(shape)
-
-
-def _check_complete(model: Model, given: Sequence[border.Tensor]) -> None:
-    names = {tensor.name for tensor in given}
-    missing = [name for name in model.inputs if name not in names and name not in model.optional]
-    if missing:
-        raise datatypes.refused(
-            f"expected key '{missing[0]}' in the generate request: it is an input of model '{model.name}'"
-        )
 
 
 def _misfit(model: Model, expected: border.TensorMetadata, count: int) -> border.InferenceError:

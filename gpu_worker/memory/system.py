@@ -100,8 +100,8 @@ def _check_size(region: border.SystemRegion, file: int) -> None:
     size_bytes = os.fstat(file).st_size
     if region.offset + region.byte_size > size_bytes:
         raise _invalid(
-            f"Invalid shared memory region '{region.name}': offset {region.offset} + byte_size {region.byte_size} "
-            f"is beyond the {size_bytes} bytes of '{region.key}'"
+            f"Invalid shared memory region '{region.name}': invalid args: offset {region.offset} + byte_size "
+            f"{region.byte_size} is beyond the {size_bytes} bytes of '{region.key}'"
         )
 
 

@@ -73,7 +73,7 @@ def levels(names: Sequence[str]) -> tuple[str, ...]:
         if name not in (OFF, *_LEVELS):
             raise refused(f"Unable to parse 'trace_level', got: {name}: known are {', '.join((OFF, *_LEVELS))}")
     if OFF in known and len(set(known)) > 1:
-        raise refused(f"trace level {OFF} excludes other levels, got: {', '.join(names)}")
+        raise refused(f"Expect only one trace level '{OFF}' is specified, got: {', '.join(names)}")
     return tuple(level for level in _LEVELS if level in known)
 
 

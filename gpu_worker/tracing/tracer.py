@@ -12,13 +12,9 @@ import pathlib
 import threading
 from typing import Any
 
-import structlog
-
 from gpu_worker.engine import spec, trace, tracing, work
 from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.tracing import writer
-
-log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -81,6 +77,11 @@ class Tracer:
     def update(self, model: str, changes: trace_settings.Changes) -> None:
         """Raises InferenceError, and changes nothing, where one of the changes is not to be had."""
         given = trace_settings.changed(self._given.get(model, {}), changes)
+        if given.get("levels") and not self._start.file:
+            raise trace_settings.refused(
+                "Attempting to set invalid trace setting: trace file name is not given; the server needs --trace-config "
+                "triton,file=FILE"
+            )
         with self._lock:
             if model and not given:
                 self._given.pop(model, None)
@@ -91,8 +92,6 @@ class Tracer:
                 own = name == model or "count" not in self._given[name]
                 self._rebuild(name, keep_count=not (own and "trace_count" in changes))
             self.on = any(scope.settings.on for scope in self._scopes.values())
-        if trace_settings.levels(changes.get("trace_level") or []) and not self._start.file:
-            log.warning("trace.nowhere", reason="traces are asked for, but the server was started without a trace file")
 
     def close(self) -> None:
         """Writes what is left."""

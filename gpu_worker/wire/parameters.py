@@ -67,7 +67,7 @@ def requested_output(name: str, given: Mapping[str, object]) -> border.Requested
     if classification is None:
         return border.RequestedOutput(name, region=place)
     if place is not None:
-        raise datatypes.refused(f"{where} must not have both parameters 'classification' and '{REGION}'")
+        raise datatypes.refused(f"{where} can't set both '{REGION}' and 'classification'")
     if not isinstance(classification, int) or isinstance(classification, bool) or classification < 0:
         raise datatypes.refused(f"parameter 'classification' of {where} must be a non-negative integer")
     return border.RequestedOutput(name, classification)

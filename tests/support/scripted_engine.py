@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from gpu_worker.engine import border
-from protos.inference.v2 import model_config_pb2
 
 WIDE_S = 60.0
 
@@ -34,16 +33,6 @@ class Scripted:
             raise border.InferenceError(border.ErrorKind.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
         inputs = (border.TensorMetadata("PROMPT", "BYTES", (1,)), border.TensorMetadata("SEED", "INT32", (1,)))
         return border.ModelMetadata(name, ("1",), "python", inputs, (border.TensorMetadata("TEXT", "BYTES", (-1,)),))
-
-    async def model_config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
-        return model_config_pb2.ModelConfig(
-            name=name,
-            input=[
-                model_config_pb2.ModelInput(name="PROMPT", dims=[1]),
-                model_config_pb2.ModelInput(name="SEED", dims=[1], optional=True),
-            ],
-            model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=True),
-        )
 
 
 def text(*parts: str, identifier: str = "", **parameters: border.Parameter) -> border.InferResponse:

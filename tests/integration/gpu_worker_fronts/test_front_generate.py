@@ -50,14 +50,14 @@ async def test_a_model_of_one_response_generates(serve: Any) -> None:
     ("model", "body", "headers", "status", "words"),
     [
         ("nope", {"INPUT": 1}, (), 404, "unknown model: 'nope'"),
-        ("ident", {}, (), 400, "expected key 'INPUT'"),
+        ("ident", {}, (), 400, "missing required input(s) ['INPUT']"),
         ("ident", {"INPUT": [1, 2, 3]}, (), 400, "3 elements do not fit input 'INPUT'"),
         ("ident", {"INPUT": ["a"] * 4}, (), 400, "INPUT"),
         ("ident", {"INPUT": [1, 2, 3, 4], "x": {}}, (), 400, "parameter 'x' has an invalid type"),
         ("ident", {"INPUT": [1, 2, 3, 4] * 9}, (), 400, "batch-size must be <= 4"),
         ("ident", b"{", (), 400, "failed to parse the request JSON buffer"),
         ("ident", b"", (), 400, "failed to parse the request JSON buffer"),
-        ("ident", {"INPUT": [1, 2, 3, 4]}, ("Content-Encoding: gzip",), 501, "takes no compressed body"),
+        ("ident", {"INPUT": [1, 2, 3, 4]}, ("Content-Encoding: gzip",), 400, "only 'identity' is supported"),
     ],
 )
 async def test_failures_before_the_first_response_are_plain(

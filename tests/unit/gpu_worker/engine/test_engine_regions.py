@@ -42,10 +42,10 @@ def test_kinds_share_one_namespace() -> None:
     with pytest.raises(border.InferenceError, match="shared memory region 's' already in manager") as caught:
         held.add(Bytes(border.CudaRegion("s", 0, 8)))
     assert caught.value.kind is border.ErrorKind.ALREADY_EXISTS
-    with pytest.raises(border.InferenceError, match="not a cuda shared memory region") as caught:
+    with pytest.raises(border.InferenceError, match="'s' is registered as system shared memory, not CUDA") as caught:
         held.found(border.CudaRegion, "s")
-    assert caught.value.kind is border.ErrorKind.INVALID_ARGUMENT
-    with pytest.raises(border.InferenceError, match="not a cuda shared memory region"):
+    assert caught.value.kind is border.ErrorKind.NOT_FOUND
+    with pytest.raises(border.InferenceError, match="not CUDA shared memory"):
         held.remove(border.CudaRegion, "s")
     held.remove(border.CudaRegion, "")
     assert [region.name for region in held.found(border.SystemRegion, "")] == ["s"]

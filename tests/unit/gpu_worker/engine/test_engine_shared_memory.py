@@ -46,7 +46,7 @@ def test_what_is_read_does_not_change_under_the_reader() -> None:
 def test_the_object_must_hold_the_region(offset: int, byte_size: int) -> None:
     with shared_objects.made(16) as path:
         assert "Invalid shared memory region 'r'" in refusal(region(path, offset, byte_size))
-        assert shared_objects.open_in(os.getpid()) == []
+        assert shared_objects.key(path) not in shared_objects.open_in(os.getpid())
 
 
 @pytest.mark.parametrize(("offset", "byte_size"), [(-1, 8), (0, 0), (0, -8), (2**63 - 1, 8), (2**64, 1)])
@@ -106,10 +106,10 @@ def test_the_last_reference_closes_the_object() -> None:
     with shared_objects.made(8) as path:
         memory = system.SystemMemory(region(path))
         path.unlink()
-        assert shared_objects.open_in(os.getpid()) == [shared_objects.key(path)]
+        assert shared_objects.key(path) in shared_objects.open_in(os.getpid())
         assert bytes(memory.read(0, 8)) == bytes(8)
         del memory
-        assert shared_objects.open_in(os.getpid()) == []
+        assert shared_objects.key(path) not in shared_objects.open_in(os.getpid())
 
 
 def test_sparse_objects_beyond_all_memory_are_refused_not_fatal() -> None:

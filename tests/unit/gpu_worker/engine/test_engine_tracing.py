@@ -152,7 +152,11 @@ def test_what_cannot_be_written_harms_nobody(tmp_path: pathlib.Path) -> None:
         ({"trace_count": ["-2"]}, border.ErrorKind.INVALID_ARGUMENT, "out of range [ -1, 4294967295 ], got: -2"),
         ({"log_frequency": ["4294967296"]}, border.ErrorKind.INVALID_ARGUMENT, "out of range"),
         ({"trace_level": ["LOUD"]}, border.ErrorKind.INVALID_ARGUMENT, "'trace_level', got: LOUD"),
-        ({"trace_level": ["OFF", "TENSORS"]}, border.ErrorKind.INVALID_ARGUMENT, "OFF excludes other levels"),
+        (
+            {"trace_level": ["OFF", "TENSORS"]},
+            border.ErrorKind.INVALID_ARGUMENT,
+            "Expect only one trace level 'OFF' is specified",
+        ),
         ({"trace_speed": ["1"]}, border.ErrorKind.INVALID_ARGUMENT, "unknown trace setting 'trace_speed'"),
     ],
 )
@@ -197,3 +201,12 @@ def test_tensors_of_every_datatype_are_shown_as_text(data: bytes, datatype: str)
     found.show("TENSOR_QUEUE_INPUT", [tensor])
     (_, record) = writer.records(found)
     assert len([each for each in record["tensor"]["data"].split(",") if each]) == len(whole) // size
+
+
+def test_levels_need_a_file_to_go_to() -> None:
+    tracing = tracer.Tracer(trace_settings.Settings())
+    with pytest.raises(border.InferenceError, match="trace file name is not given"):
+        tracing.update("m", {"trace_level": ["TIMESTAMPS"]})
+    tracing.update("", {"trace_level": ["OFF"], "trace_rate": ["3"]})
+    assert tracing.settings("m").told()["trace_rate"] == ["3"]
+    tracing.close()

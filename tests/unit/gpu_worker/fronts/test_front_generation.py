@@ -16,8 +16,8 @@ from gpu_worker.engine import border
 from gpu_worker.http import generation, streams
 
 
-def model(*inputs: border.TensorMetadata, optional: tuple[str, ...] = ()) -> generation.Model:
-    return generation.Model("m", {each.name: each for each in inputs}, frozenset(optional))
+def model(*inputs: border.TensorMetadata) -> generation.Model:
+    return generation.Model("m", {each.name: each for each in inputs})
 
 
 TEXT = border.TensorMetadata("text", "BYTES", (-1, 1))
@@ -71,7 +71,6 @@ def test_keys_are_tensors_or_parameters_wherever_they_are() -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, "expected key 'text'"),
         ({"text": "a", "x": None}, "parameter 'x' has an invalid type"),
         ({"text": "a", "x": {"y": 1}}, "parameter 'x' has an invalid type"),
         ({"text": "a", "parameters": 3}, "'parameters': must be an object"),
@@ -89,10 +88,6 @@ def test_what_is_wrong_is_refused_by_name(body: dict[str, Any], words: str) -> N
     assert caught.value.kind is border.ErrorKind.INVALID_ARGUMENT
 
 
-def test_optional_inputs_may_be_left_out() -> None:
-    assert len(generation.decode(model(TEXT, NUMBERS, optional=("numbers",)), {"text": "a"}).inputs) == 1
-
-
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=4),
     lambda inner: (
@@ -105,7 +100,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from(["text", "numbers", "id", "parameters", "x", "timeout"]), VALUES))
 def test_any_body_is_read_or_refused_and_tensors_fit_their_shapes(body: dict[str, Any]) -> None:
     with contextlib.suppress(border.InferenceError):
-        for tensor in generation.decode(model(TEXT, NUMBERS, optional=("text", "numbers")), body).inputs:
+        for tensor in generation.decode(model(TEXT, NUMBERS), body).inputs:
             if tensor.datatype == "INT32":
                 assert len(tensor.data) == 4 * math.prod(tensor.shape)
 

@@ -173,7 +173,7 @@ def test_shared_memory_excludes_contents_raw_entries_and_classification() -> Non
     request = message(shape=[0])
     place(request.outputs.add(name="O"))
     request.outputs[0].parameters["classification"].int64_param = 1
-    assert "'classification' and 'shared_memory_region'" in refusal(request).message
+    assert "'shared_memory_region' and 'classification'" in refusal(request).message
 
 
 def test_classification_must_be_a_count() -> None:
