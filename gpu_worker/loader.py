@@ -142,8 +142,14 @@ class Loader:
         """Reads and checks what can be known before loading.
 
         `override` is a configuration in JSON, or None; `brought` tells that the directory came with the load. Raises
-        InferenceError.
+        InferenceError or port.LoadFailed.
         """
+        try:
+            return self._plan(directory, override, brought=brought)
+        except OSError as error:
+            raise port.LoadFailed(f"the model's directory cannot be read: {error}") from None
+
+    def _plan(self, directory: layout.ModelDirectory, override: str | None, *, brought: bool) -> Plan:
         name = directory.name
         # Looked at before the configuration is read: what changes meanwhile differs at the next look.
         files = None if brought else directory.files()

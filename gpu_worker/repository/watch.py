@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from gpu_worker.repository import layout
 
 Look = Mapping[str, layout.Fingerprint | None]
-"""Each model's fingerprint; None where it could not be taken."""
+"""Each model's fingerprint; None where it could not be taken: twice in a row, that is a model that cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Watch:
     def compare(self, seen: Look) -> Findings:
         """What is to be done now; it counts as done."""
         changed = {name for name, files in seen.items() if name not in self._acted or self._acted[name] != files}
-        load = {name for name in changed if seen[name] is not None and self._last.get(name) == seen[name]}
+        load = {name for name in changed if name in self._last and self._last[name] == seen[name]}
         gone = self._acted.keys() - seen.keys()
         unload = gone - self._last.keys()
         self._last = seen

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import pathlib
 import shutil
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from gpu_worker import core
 from gpu_worker.engine import border
+from gpu_worker.repository import layout
 from tests.support import engine_client as client
 from tests.support import onnx_models
 
@@ -164,6 +168,25 @@ async def test_a_repository_that_cannot_be_read_changes_nothing(repository: path
         shutil.move(away, repository)
         await polling.settle()
         assert await polling.factor() == 2
+
+
+async def test_a_model_that_cannot_be_read_is_told(repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with polled(repository) as polling:
+        onnx_models.put(repository, "n", onnx_models.scale(2))
+        # Root may read everything, so a directory that cannot be read is made of one that goes in the moment of looking.
+        monkeypatch.setattr(layout, "_walk", _forbidden)
+        await polling.settle()
+        found = {entry.name: (entry.state, entry.reason) for entry in await polling.engine.index(ready=False)}
+        assert found["m"][0] == "READY"
+        assert found["n"] == ("UNAVAILABLE", "the model's directory cannot be read: [Errno 13] Permission denied")
+        monkeypatch.undo()
+        await polling.settle()
+        assert await polling.engine.model_ready("n", "")
+
+
+def _forbidden(*_: object) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 async def test_nobody_loads_by_hand_while_polling(repository: pathlib.Path) -> None:
