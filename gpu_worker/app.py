@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 import uvloop
 
-from gpu_worker import core, logs, metrics
+from gpu_worker import core, logs, metrics, ready
 from gpu_worker import settings as worker_settings
 from gpu_worker.engine import border
 from gpu_worker.grpc import grpcio
@@ -25,6 +25,7 @@ from gpu_worker.grpc.native import server as native
 from gpu_worker.http import api
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import server as http_server
+from gpu_worker.remote import supervisor
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import tls
 
@@ -37,28 +38,30 @@ _CLOSE_S = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a signal, 1 when start failed, 2 for flags that are not to be had."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        settings = worker_settings.load(sys.argv[1:] if arguments is None else arguments)
+        settings = worker_settings.load(arguments)
         logs.configure(settings.log)
         for name in settings.ignored:
             log.warning("flag.ignored", flag=f"--{name}")
-        engine = core.Core.create(settings.core)
+        engine = core.Core.create(settings.core) if settings.frontends == 1 else None
     except border.InferenceError as error:
         sys.stderr.write(f"tms-worker: error: {error.message}\n")
         return 2
     except OSError as error:
         sys.stderr.write(f"tms-worker: error: --log-file cannot be opened: {error}\n")
         return 2
+    return run(Worker(settings, engine).run()) if engine else supervisor.run(settings, arguments)
+
+
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Runs a process that serves, tuned for short pauses."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    _spare_pauses()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Worker(settings, engine).run())
-
-
-def _spare_pauses() -> None:
-    """A search for garbage in all that was imported would hold every request up for tens of milliseconds."""
+    # A search for garbage in all that was imported would hold every request up for tens of milliseconds.
     gc.collect()
     gc.freeze()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 class Worker:
@@ -106,11 +109,10 @@ class Worker:
     async def _end(self, fronts: Fronts, status: int) -> None:
         timeout_s = self._settings.exit_timeout_s if status == 0 else 0.0
         log.info("worker.draining", timeout_s=timeout_s)
-        if self._settings.ready_file:
-            self._settings.ready_file.unlink(missing_ok=True)
+        ready.remove(self._settings.ready_file)
         try:
             async with asyncio.timeout(timeout_s + _CLOSE_S):
-                drained = await fronts.drain(timeout_s)
+                drained = await self._drain(fronts, timeout_s)
                 await fronts.close()
                 await self._engine.close()
         except TimeoutError:
@@ -118,16 +120,17 @@ class Worker:
         log.info("worker.stopped", drained=drained)
         if not drained and status == 0:
             # A model that never returns holds its thread, and the interpreter would wait for it.
-            _exit_at_once(status)
+            exit_at_once(status)
+
+    async def _drain(self, fronts: Fronts, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        await fronts.drain(timeout_s)
+        return await self._engine.drain(max(0.0, until_s - loop.time()))
 
     def _report(self) -> None:
         log.info("worker.ready", **self._ports)
-        path = self._settings.ready_file
-        if path is None:
-            return
-        whole = path.with_name(path.name + ".new")
-        whole.write_text(json.dumps(self._ports))
-        whole.replace(path)
+        ready.write(self._settings.ready_file, self._ports)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,7 +140,7 @@ class Worker:
     def _on_signal(self, number: int) -> None:
         self._signals += 1
         if self._signals > 1:
-            _exit_at_once(128 + number)
+            exit_at_once(128 + number)
         log.info("worker.signalled", signal=signal.Signals(number).name)
         if self._stop is not None:
             self._stop.set()
@@ -146,7 +149,7 @@ class Worker:
 class Fronts:
     """The listeners of a worker, made from its settings."""
 
-    def __init__(self, settings: worker_settings.Settings, engine: core.Core) -> None:
+    def __init__(self, settings: worker_settings.Settings, engine: border.Engine) -> None:
         self._settings = settings
         self._engine = engine
         self._intake = wire_intake.Intake(engine)
@@ -168,14 +171,14 @@ class Fronts:
             ports["metrics"] = await self._start_metrics(self._settings.metrics)
         return ports
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Accepts no more connections, sends the clients of those there are elsewhere, lets what is in flight finish.
+    async def drain(self, timeout_s: float) -> None:
+        """Accepts no more connections, sends the clients of those there are elsewhere, takes no new requests then.
 
-        What clients ask before they have heard that they should go is still answered. True if all was in time.
+        What clients ask before they have heard that they should go is still answered.
         """
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + timeout_s
-        await self._engine.leave("")
+        # An engine that is gone has nobody to tell; the connections are still to end well.
+        with contextlib.suppress(border.InferenceError):
+            await self._engine.leave("")
         for server in self._servers:
             server.drain()
         with contextlib.suppress(TimeoutError):
@@ -185,7 +188,6 @@ class Fronts:
                 if self._grpc:
                     leaving.create_task(self._grpc.stop(timeout_s))
         self._intake.stop()
-        return await self._engine.drain(max(0.0, until_s - loop.time()))
 
     async def close(self) -> None:
         """Ends every connection, once its last answer is out."""
@@ -212,7 +214,8 @@ class Fronts:
         return await server.start(http_server.Listen(settings.address, settings.port))
 
 
-def _exit_at_once(status: int) -> None:
+def exit_at_once(status: int) -> None:
+    """Waits for nobody."""
     with contextlib.suppress(Exception):
         sys.stderr.flush()
     os._exit(status)

@@ -305,6 +305,13 @@ METRICS = (
     Flag("metrics-interval-ms", "how old a reading of the machine may be", positive, 2000, "MS"),
 )
 OTHER = (
+    Flag(
+        "frontends",
+        "processes that share the ports of HTTP and gRPC before one engine process; 1: all in one process",
+        positive,
+        1,
+        "N",
+    ),
     Flag("log-verbose", "0: off; above: debug messages", whole, 0, "LEVEL"),
     _on("log-info", "log information"),
     _on("log-warning", "log warnings"),

@@ -69,6 +69,7 @@ class Settings:
     metrics: Metrics | None
     http_rules: rules.Rules
     grpc_rules: rules.Rules
+    frontends: int
     exit_timeout_s: float
     ready_file: pathlib.Path | None
     log: logs.Settings
@@ -87,6 +88,7 @@ def load(arguments: Sequence[str]) -> Settings:
         metrics=_metrics(given) if given.allow_metrics else None,
         http_rules=_http_rules(given, guard),
         grpc_rules=_grpc_rules(given, guard),
+        frontends=_frontends(given),
         exit_timeout_s=given.exit_timeout_secs,
         ready_file=pathlib.Path(given.ready_file) if given.ready_file else None,
         log=_log(given),
@@ -162,6 +164,13 @@ def _checked_trace(levels: list[str], found: dict[str, str | int | None]) -> tra
     if settings.levels and not file:
         raise _refused("--trace-config level needs --trace-config triton,file=FILE")
     return settings
+
+
+def _frontends(given: argparse.Namespace) -> int:
+    count: int = given.frontends
+    if count > 1 and not (given.allow_http or given.allow_grpc):
+        raise _refused(f"--frontends={count} needs --allow-http or --allow-grpc")
+    return count
 
 
 def _control(given: argparse.Namespace) -> control.Control:

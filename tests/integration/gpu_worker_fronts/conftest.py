@@ -196,7 +196,13 @@ Launch = Callable[..., Awaitable[Worker]]
 
 
 @pytest.fixture
-def launch(repository: pathlib.Path, tmp_path: pathlib.Path, frontend: str) -> Iterator[Launch]:
+def frontends() -> int:
+    """How many front processes a worker has; tests that hold for several ask for them as a parameter."""
+    return 1
+
+
+@pytest.fixture
+def launch(repository: pathlib.Path, tmp_path: pathlib.Path, frontend: str, frontends: int) -> Iterator[Launch]:
     """Starts `python -m gpu_worker` and waits until its ready file is there."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -205,7 +211,8 @@ def launch(repository: pathlib.Path, tmp_path: pathlib.Path, frontend: str) -> I
         log_file = tmp_path / f"log{len(started)}"
         command = [sys.executable, "-m", "gpu_worker", f"--model-repository={repository}", f"--ready-file={ready}"]
         command += ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", f"--grpc-frontend={frontend}"]
-        command += ["--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments]
+        command += ["--http-port=0", "--grpc-port=0", "--metrics-port=0", f"--frontends={frontends}"]
+        command += arguments
         process = _start(command, log_file)
         started.append(process)
         async with asyncio.timeout(WIDE_S):

@@ -52,6 +52,7 @@ async def load(kind: str, port: int) -> AsyncIterator[Load]:
 
 @pytest.mark.slow  # a whole worker and a whole client start
 @pytest.mark.parametrize("kind", ["http", "grpc"])
+@pytest.mark.parametrize("frontends", [1, 2])
 async def test_no_request_fails_while_connections_age(kind: str, launch: Launch) -> None:
     worker = await launch("--http-max-connection-age-secs=0.1", "--grpc-max-connection-age=100")
     async with Way().open() as way, load(kind, way.port) as clients:
@@ -64,6 +65,7 @@ async def test_no_request_fails_while_connections_age(kind: str, launch: Launch)
 
 @pytest.mark.slow  # whole workers and a whole client start
 @pytest.mark.parametrize("kind", ["http", "grpc"])
+@pytest.mark.parametrize("frontends", [1, 2])
 async def test_no_request_fails_while_a_worker_stops_that_nobody_is_led_to(kind: str, launch: Launch) -> None:
     old = await launch("--grpc-max-connection-age=300")
     new = await launch("--grpc-max-connection-age=300")

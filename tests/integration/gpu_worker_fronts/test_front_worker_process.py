@@ -32,6 +32,7 @@ DATATYPES = (
     "FP64",
     "BYTES",
 )
+FRONTENDS = pytest.mark.parametrize("frontends", [1, 2])
 CALLS = pathlib.Path(__file__).with_name("triton_calls.py")
 
 
@@ -54,6 +55,7 @@ async def _moment() -> None:
 
 
 @pytest.mark.slow  # a whole worker and a whole client start
+@FRONTENDS
 async def test_an_unmodified_client_is_served(launch: Any, repository: pathlib.Path) -> None:
     for datatype in DATATYPES:
         onnx_models.put(repository, f"id_{datatype.lower()}", onnx_models.identity(datatype))
@@ -81,6 +83,7 @@ async def test_an_unmodified_client_is_served(launch: Any, repository: pathlib.P
     assert "unknown model: 'nope'" in over_grpc["stream"]["errors"][0]
 
 
+@FRONTENDS
 async def test_metrics_are_valid_and_count(launch: Any) -> None:
     worker = await launch()
     status, headers, body = await get(worker.ports["metrics"], "/metrics")
@@ -104,6 +107,7 @@ async def test_metrics_are_valid_and_count(launch: Any) -> None:
     assert (await get(worker.ports["metrics"], "/v2"))[0] == 404
 
 
+@FRONTENDS
 async def test_requests_and_their_times_are_counted(launch: Any) -> None:
     worker = await launch()
     reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])
@@ -158,6 +162,7 @@ async def test_scrapes_share_a_connection(launch: Any) -> None:
     writer.close()
 
 
+@FRONTENDS
 async def test_a_signal_drains_what_is_in_flight_and_exits_0(launch: Any) -> None:
     worker = await launch()
     reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])
@@ -178,6 +183,7 @@ async def test_a_signal_drains_what_is_in_flight_and_exits_0(launch: Any) -> Non
     assert '"drained": true' in worker.log()
 
 
+@FRONTENDS
 async def test_a_second_signal_exits_at_once(launch: Any) -> None:
     worker = await launch("--exit-timeout-secs=100")
     reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])
@@ -205,11 +211,13 @@ async def test_a_second_signal_exits_at_once(launch: Any) -> None:
         (["--model-control-mode=explicit", "--load-model=nope"], 1, "failed to load"),
     ],
 )
+@FRONTENDS
 async def test_a_start_that_cannot_be_is_told_and_leaves_no_process(
-    repository: pathlib.Path, arguments: list[str], code: int, words: str
+    repository: pathlib.Path, arguments: list[str], code: int, words: str, frontends: int
 ) -> None:
     command = [sys.executable, "-m", "gpu_worker", f"--model-repository={repository}", "--http-address=127.0.0.1"]
-    command += ["--grpc-address=127.0.0.1", "--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments]
+    command += ["--grpc-address=127.0.0.1", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    command += [f"--frontends={frontends}", *arguments]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code
     assert words in done.stderr

@@ -1,0 +1,1 @@
+"""Several front processes and one engine process: the border carried through shared memory."""
