@@ -37,12 +37,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def start(frontend: str, repository: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a worker of its own with these flags; it lives no longer than the module's tests of one front."""
-    chosen = () if frontend == "grpcio" else (f"--grpc-frontend={frontend}",)
+    chosen = f"--grpc-frontend={frontend}"
     with contextlib.ExitStack() as stack:
 
         def another(*given: str) -> worker_process.Worker:
             folder = tmp_path_factory.mktemp(frontend) / "worker"
-            return stack.enter_context(worker_process.running(repository, folder, *chosen, *given))
+            return stack.enter_context(worker_process.running(repository, folder, chosen, *given))
 
         yield another
 

@@ -87,6 +87,17 @@ def picky() -> bytes:
     )
 
 
+def unfit() -> bytes:
+    """OUTPUT = INPUT (FP32, [batch, 4]) as rows of three: no run of one row succeeds, though its shape is right."""
+    kind = TensorProto.FLOAT
+    return _model(
+        [helper.make_node("Reshape", ["INPUT", "SHAPE"], ["OUTPUT"])],
+        [helper.make_tensor_value_info("INPUT", kind, ("batch", 4))],
+        [helper.make_tensor_value_info("OUTPUT", kind, ("batch", 3))],
+        [numpy_helper.from_array(np.array([-1, 3], np.int64), "SHAPE")],
+    )
+
+
 def slow(iterations: int = 200_000) -> bytes:
     """OUTPUT = INPUT (FP32, [batch, 4]) after that many turns of a loop: about half a microsecond each, in one run."""
     body = helper.make_graph(
