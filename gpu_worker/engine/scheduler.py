@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -81,7 +81,7 @@ class Scheduler:
         self._timed = 0
         self._closing = False
         self._made = 0
-        self._sequencer = _Sequencer() if model.preserve_ordering else None
+        self._sequencer = _Sequencer(self._post) if model.preserve_ordering else None
         self._instances: list[_Instance] = []
         self._threads: list[threading.Thread] = []
         self.resize(programs)
@@ -188,18 +188,15 @@ class Scheduler:
             self._condition.notify()
 
     def _serve(self, instance: _Instance) -> None:
-        done = 0
-        while (batch := self._next(done, instance)) is not None:
+        while (batch := self._next(instance)) is not None:
             self._bury(batch.dead)
             self._deliver(batch.ticket, self._execute(instance.program, batch.works) if batch.works else [])
-            done = len(batch.works)
             # The answers' memory is the clients' now; do not hold it while waiting.
             del batch
 
-    def _next(self, done: int, instance: _Instance) -> _Batch | None:
-        """Waits for the next batch, after `done` requests; None once the instance is to end."""
+    def _next(self, instance: _Instance) -> _Batch | None:
+        """Waits for the next batch; None once the instance is to end."""
         with self._condition:
-            self._running -= done
             while True:
                 now_ns = time.monotonic_ns()
                 if instance.leaving:
@@ -327,13 +324,20 @@ class Scheduler:
         if self._sequencer:
             self._sequencer.deliver(ticket, answers)
         elif answers:
-            delivery.post(answers)
+            self._post(answers)
+
+    def _post(self, answers: _Pairs) -> None:
+        """Counts the requests as answered before they are: who has an answer does not find itself in flight."""
+        with self._condition:
+            self._running -= len(answers)
+        delivery.post(answers)
 
 
 class _Sequencer:
     """Lets batches leave in the order in which they were taken, whichever instance is done first."""
 
-    def __init__(self) -> None:
+    def __init__(self, post: Callable[[_Pairs], None]) -> None:
+        self._post = post
         self._lock = threading.Lock()
         self._issued = 0
         self._next = 0
@@ -350,7 +354,8 @@ class _Sequencer:
             self._done[ticket] = answers
             while (ready := self._done.pop(self._next, None)) is not None:
                 self._next += 1
-                delivery.post(ready)
+                if ready:
+                    self._post(ready)
 
 
 def _note(

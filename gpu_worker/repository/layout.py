@@ -134,7 +134,7 @@ class Repository:
 
     def find(self, name: str) -> ModelDirectory:
         """The model's directory. Raises InferenceError INTERNAL where there is none, or several."""
-        found = self._places().get(name, [])
+        found = [root / name for root in self._roots if name in _names(root) and (root / name).is_dir()]
         if len(found) != 1:
             why = f": {NOT_UNIQUE}" if found else ""
             message = f"failed to load '{name}', failed to poll from model repository{why}"
@@ -176,14 +176,24 @@ def inside(base: pathlib.Path, relative: str) -> pathlib.Path:
 
 def _models(root: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
-        entries = list(root.iterdir())
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except OSError as error:
-        raise border.InferenceError(
-            border.ErrorKind.INTERNAL, f"model repository '{root}' cannot be read: {error}"
-        ) from None
-    for entry in entries:
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield entry
+        raise _unreadable(root, error) from None
+    yield from (root / name for name in names)
+
+
+def _names(root: pathlib.Path) -> set[str]:
+    """Names of what may be models; nothing is looked at, so that one is found quickly among very many."""
+    try:
+        with os.scandir(root) as entries:
+            return {entry.name for entry in entries if not entry.name.startswith(".")}
+    except OSError as error:
+        raise _unreadable(root, error) from None
+
+
+def _unreadable(root: pathlib.Path, error: OSError) -> border.InferenceError:
+    return border.InferenceError(border.ErrorKind.INTERNAL, f"model repository '{root}' cannot be read: {error}")
 
 
 def _invalid(message: str) -> border.InferenceError:

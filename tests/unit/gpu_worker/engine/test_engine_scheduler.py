@@ -47,6 +47,28 @@ class Double(port.Program):
         return [feeds["IN"] * 2]
 
 
+@pytest.mark.parametrize("model", [MODEL, dataclasses.replace(MODEL, preserve_ordering=True)])
+def test_who_is_answered_is_no_longer_in_flight(model: spec.ModelSpec) -> None:
+    seen: list[statistics.Waiting] = []
+    loop = AtOnce()
+    serving = scheduler.Scheduler(model, [Double()], statistics.Statistics())
+
+    def reply(answer: object, *, final: bool = True) -> None:
+        assert final
+        assert isinstance(answer, border.InferResponse)
+        seen.append(serving.waiting())
+
+    tensor = border.Tensor("IN", "FP32", (1,), np.ones(1, "<f4").tobytes())
+    asked = [border.InferRequest("m", "", "r", [tensor], [], {}, reply) for _ in range(3)]
+    try:
+        serving.submit(asked, loop, time.monotonic_ns(), regions.Regions())
+        serving.stop()
+        assert serving.join(time.monotonic() + 60)
+    finally:
+        loop.close()
+    assert seen == [statistics.Waiting(2, 2), statistics.Waiting(1, 1), statistics.Waiting(0, 0)]
+
+
 @pytest.mark.parametrize(("deadline_s", "reason"), [(None, "CANCELED"), (0.0, "REJECTED"), (None, "")])
 def test_a_request_is_counted_before_it_is_answered(deadline_s: float | None, reason: str) -> None:
     seen: list[border.ModelStatistics] = []
