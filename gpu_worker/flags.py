@@ -117,7 +117,7 @@ def trace_setting(text: str) -> tuple[str, str, str]:
     if not comma:
         mode, setting = "", head
     if not separator or not setting or mode not in ("", "triton", "opentelemetry"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form [triton,]setting=value")
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form [mode,]setting=value")
     return mode, setting, value
 
 
@@ -341,8 +341,8 @@ OTHER = (
 TRACES = (
     Flag(
         "trace-config",
-        "[triton,]setting=value of the traces: file, level (TIMESTAMPS, TENSORS; may be repeated), rate, count, "
-        "log-frequency, mode (triton); may be repeated",
+        "setting of the traces: level=TIMESTAMPS or TENSORS, rate=N, count=N, mode=triton or opentelemetry, "
+        "triton,file=FILE, triton,log-frequency=N, opentelemetry,url=URL, opentelemetry,resource=KEY=VALUE; may be repeated",
         trace_setting,
         metavar="SETTING",
         repeated=True,

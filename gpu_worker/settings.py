@@ -121,12 +121,17 @@ def _core(given: argparse.Namespace) -> core.Options:
     )
 
 
-_TRACE_SETTINGS = {"": ("level", "rate", "count", "mode"), "triton": ("file", "log-frequency")}
+_TRACE_SETTINGS = {
+    "": ("level", "rate", "count", "mode"),
+    trace_settings.TRITON: ("file", "log-frequency"),
+    trace_settings.OPENTELEMETRY: ("url", "resource"),
+}
 
 
 def _trace(given: argparse.Namespace) -> trace_settings.Settings:
     """What --trace-config says, and the older flags where it says nothing."""
     levels: list[str] = list(given.trace_level)
+    resource: list[tuple[str, str]] = []
     found = {
         "file": given.trace_file,
         "rate": given.trace_rate,
@@ -134,34 +139,50 @@ def _trace(given: argparse.Namespace) -> trace_settings.Settings:
         "log-frequency": given.trace_log_frequency,
     }
     for mode, setting, value in given.trace_config:
-        flag = f"--trace-config {mode},{setting}={value}" if mode else f"--trace-config {setting}={value}"
-        if "opentelemetry" in (mode, value if setting == "mode" else ""):
-            message = f"{flag} is not supported by this server: its traces are files, --trace-config mode=triton"
-            raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
-        if setting not in _TRACE_SETTINGS[mode]:
-            known = ", ".join(
-                f"{prefix},{name}".lstrip(",") for prefix, names in _TRACE_SETTINGS.items() for name in names
-            )
-            raise _refused(f"{flag} is not known: settings are {known}")
+        _check_trace_flag(mode, setting, value)
         if setting == "level":
             levels.append(value)
-        elif setting == "mode" and value != "triton":
-            raise _refused(f"{flag} is not known: the mode must be triton")
-        found[setting] = value
-    return _checked_trace(levels, found)
+        elif setting == "resource":
+            key, _, text = value.partition("=")
+            resource.append((key, text))
+        else:
+            found[setting] = value
+    return _checked_trace(levels, resource, found)
 
 
-def _checked_trace(levels: list[str], found: dict[str, str | int | None]) -> trace_settings.Settings:
+def _check_trace_flag(mode: str, setting: str, value: str) -> None:
+    flag = f"--trace-config {mode},{setting}={value}" if mode else f"--trace-config {setting}={value}"
+    if setting not in _TRACE_SETTINGS[mode]:
+        known = ", ".join(f"{prefix},{name}".lstrip(",") for prefix, names in _TRACE_SETTINGS.items() for name in names)
+        raise _refused(f"{flag} is not known: settings are {known}")
+    if setting == "mode" and value not in (trace_settings.TRITON, trace_settings.OPENTELEMETRY):
+        raise _refused(f"{flag} is not known: the mode must be triton or opentelemetry")
+    if setting == "resource" and not all(value.partition("=")):
+        raise _refused(f"{flag} is not of the form resource=KEY=VALUE")
+
+
+def _checked_trace(
+    levels: list[str], resource: list[tuple[str, str]], found: dict[str, str | int | None]
+) -> trace_settings.Settings:
     numbers = {
         field: trace_settings.number(f"--trace-config {name}", str(found[name]), least)
         for field, name, least in (("rate", "rate", 0), ("count", "count", -1), ("log_frequency", "log-frequency", 0))
-        if found[name] is not None
+        if found.get(name) is not None
     }
-    file = str(found["file"] or "")
+    file, spans = str(found["file"] or ""), found.get("mode") == trace_settings.OPENTELEMETRY
     if file and not os.access(pathlib.Path(file).absolute().parent, os.W_OK):
         raise _refused(f"--trace-config triton,file={file} cannot be written: its directory must be there and writable")
-    settings = trace_settings.Settings(file=file, levels=trace_settings.levels(levels), **numbers)
-    if settings.levels and not file:
+    settings = trace_settings.Settings(
+        mode=trace_settings.OPENTELEMETRY if spans else trace_settings.TRITON,
+        url=str(found.get("url") or trace_settings.Settings().url),
+        resource=tuple(resource),
+        file=file,
+        levels=trace_settings.levels(levels),
+        **numbers,
+    )
+    if spans and trace_settings.TENSORS in settings.levels:
+        raise _refused("--trace-config level=TENSORS needs the mode triton: spans hold no tensors")
+    if settings.levels and not settings.destination:
         raise _refused("--trace-config level needs --trace-config triton,file=FILE")
     return settings
 
@@ -191,6 +212,7 @@ def _http_rules(given: argparse.Namespace, guard: control.Control) -> rules.Rule
         _sharing(given, given.http_address),
         restriction.Restriction("API", restriction.parse("http-restricted-api", given.http_restricted_api)),
         _forwarding("http-header-forward-pattern", given.http_header_forward_pattern),
+        trace_context=_trace(given).mode == trace_settings.OPENTELEMETRY,
     )
 
 
@@ -201,6 +223,7 @@ def _grpc_rules(given: argparse.Namespace, guard: control.Control) -> rules.Rule
         _sharing(given, given.grpc_address),
         restriction.Restriction("protocol", keys),
         _forwarding("grpc-header-forward-pattern", given.grpc_header_forward_pattern),
+        trace_context=_trace(given).mode == trace_settings.OPENTELEMETRY,
     )
 
 

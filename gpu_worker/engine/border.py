@@ -100,11 +100,15 @@ class Reply(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Received:
-    """When a front, `HTTP` or `GRPC`, began to receive a request and had it whole; monotonic nanoseconds."""
+    """When a front, `HTTP` or `GRPC`, began to receive a request and had it whole; monotonic nanoseconds.
+
+    `parent` is what the client's `traceparent` said (W3C Trace Context), where traces are spans.
+    """
 
     front: str
     start_ns: int
     end_ns: int
+    parent: str = ""
 
 
 @dataclasses.dataclass(slots=True)

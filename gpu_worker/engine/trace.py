@@ -22,6 +22,7 @@ class Trace:
     timestamps: bool
     tensors: bool
     done: Callable[[Trace], None]
+    parent: str = ""
     events: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     seen: list[tuple[str, border.Tensor]] = dataclasses.field(default_factory=list)
 

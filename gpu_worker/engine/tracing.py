@@ -46,6 +46,7 @@ def follow(found: trace.Trace, each: work.Work) -> None:
     received = each.request.received
     if received is not None:
         start, end, _, _ = _FRONT[received.front]
+        found.parent = received.parent
         found.stamp(start, received.start_ns)
         found.stamp(end, received.end_ns)
     found.stamp("REQUEST_START", each.arrival_ns)

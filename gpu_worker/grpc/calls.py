@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from google.protobuf import message as protobuf
 
+from gpu_worker.engine import border
+
 
 class Call(Protocol):
     """What a handler may ask of the call that it serves."""
@@ -51,6 +53,13 @@ class Streaming:
 Method = Unary | Streaming
 Table = Mapping[str, Method]
 """Methods by path, as in ``/package.Service/Method``."""
+
+
+def within_span(request: border.InferRequest, call: Call) -> None:
+    """Notes the span that the client made the call in."""
+    if request.received is not None:
+        parent = value(call, "traceparent").decode("latin-1")
+        request.received = dataclasses.replace(request.received, parent=parent)
 
 
 def texts(call: Call) -> Iterable[tuple[str, str]]:

@@ -72,6 +72,8 @@ class Service:
         inference = Inference(self._intake, self._rules.sharing, done)
         request = codec.decode(message, raw, inference)
         request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
+        if self._rules.trace_context:
+            calls.within_span(request, call)
         inference.submit(request, call.deadline_s)
         return inference
 

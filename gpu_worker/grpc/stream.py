@@ -117,6 +117,8 @@ class _Slot:
         try:
             request = codec.decode(message, message.raw_input_contents, self)
             request.deadline_s = call.deadline_s
+            if rules.trace_context:
+                calls.within_span(request, call)
             request.parameters = rules.forwarding.add(request.parameters, calls.texts(call))
             self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
             claimed_bytes = rules.sharing.claim(request.inputs, request.outputs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from typing import Any
 
 import orjson
@@ -52,7 +51,7 @@ class Generate:
             [],
             self._rules.forwarding.add(asked.parameters, messages.texts(request.headers)),
             reply,
-            received=border.Received("HTTP", request.began_ns, time.monotonic_ns()),
+            received=messages.received(request, parent=self._rules.trace_context),
         )
         if request.gone:
             return

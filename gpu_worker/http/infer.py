@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -108,7 +107,7 @@ class Infer:
             inference.outputs,
             self._rules.forwarding.add(inference.parameters, messages.texts(request.headers)),
             reply,
-            received=border.Received("HTTP", request.began_ns, time.monotonic_ns()),
+            received=messages.received(request, parent=self._rules.trace_context),
         )
         try:
             self._intake.submit(request.inference)

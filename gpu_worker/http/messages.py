@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,6 +67,12 @@ class Request:
     began_ns: int = 0
     follows_client: bool = False
     gone: bool = False
+
+
+def received(request: Request, *, parent: bool) -> border.Received:
+    """When it came, and with `parent` the span that it is part of."""
+    told = request.headers.get(b"traceparent", b"").decode("latin-1") if parent else ""
+    return border.Received("HTTP", request.began_ns, time.monotonic_ns(), told)
 
 
 def texts(headers: dict[bytes, bytes]) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from gpu_worker.engine import border
 
 OFF, TIMESTAMPS, TENSORS = "OFF", "TIMESTAMPS", "TENSORS"
+TRITON, OPENTELEMETRY = "triton", "opentelemetry"
 # Older names for a level.
 _ALIASES = {"MIN": TIMESTAMPS, "MAX": TIMESTAMPS}
 _LEVELS = (TIMESTAMPS, TENSORS)
@@ -27,8 +28,14 @@ Changes = Mapping[str, Sequence[str] | None]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One of `rate` requests is traced, until `count` are (-1: for ever); a file holds `log_frequency` traces (0: all)."""
+    """One of `rate` requests is traced, until `count` are (-1: for ever); a file holds `log_frequency` traces (0: all).
 
+    In the mode `opentelemetry` traces are spans, of a process with that `resource`, and go to the collector at `url`.
+    """
+
+    mode: str = TRITON
+    url: str = "http://localhost:4318/v1/traces"
+    resource: tuple[tuple[str, str], ...] = ()
     file: str = ""
     levels: tuple[str, ...] = ()
     rate: int = 1000
@@ -37,7 +44,12 @@ class Settings:
 
     @property
     def on(self) -> bool:
-        return bool(self.levels and self.rate and self.count and self.file)
+        return bool(self.levels and self.rate and self.count and self.destination)
+
+    @property
+    def destination(self) -> str:
+        """Where traces go; empty for nowhere."""
+        return self.file if self.mode == TRITON else self.url
 
     def told(self) -> dict[str, list[str]]:
         """As the trace extension names them."""
@@ -47,7 +59,7 @@ class Settings:
             "trace_rate": [str(self.rate)],
             "trace_count": [str(self.count)],
             "log_frequency": [str(self.log_frequency)],
-            "trace_mode": ["triton"],
+            "trace_mode": [self.mode],
         }
 
 

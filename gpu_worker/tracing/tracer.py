@@ -12,9 +12,9 @@ import pathlib
 import threading
 from typing import Any
 
-from gpu_worker.engine import spec, trace, tracing, work
+from gpu_worker.engine import border, spec, trace, tracing, work
 from gpu_worker.tracing import settings as trace_settings
-from gpu_worker.tracing import writer
+from gpu_worker.tracing import spans, writer
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -45,8 +45,9 @@ class Tracer:
     def __init__(self, start: trace_settings.Settings) -> None:
         self._start = start
         self._given: dict[str, dict[str, Any]] = {"": {}}
-        self._writer = writer.Writer()
-        self._all = writer.Batch(pathlib.Path(start.file), 0, indexed=False) if start.file else None
+        self._spans = start.mode == trace_settings.OPENTELEMETRY
+        self._writer = spans.Spans(start.url, start.resource) if self._spans else writer.Writer()
+        self._all = writer.Batch(pathlib.Path(start.destination), 0, indexed=False) if start.destination else None
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._scopes = {"": self._scope(start)}
@@ -76,6 +77,11 @@ class Tracer:
 
     def update(self, model: str, changes: trace_settings.Changes) -> None:
         """Raises InferenceError, and changes nothing, where one of the changes is not to be had."""
+        if self._spans:
+            raise border.InferenceError(
+                border.ErrorKind.UNSUPPORTED,
+                "trace settings can not be updated through network protocol in mode opentelemetry",
+            )
         given = trace_settings.changed(self._given.get(model, {}), changes)
         if given.get("levels") and not self._start.file:
             raise trace_settings.refused(
@@ -109,7 +115,7 @@ class Tracer:
         self._scopes[name] = self._scope(settings)
 
     def _scope(self, settings: trace_settings.Settings) -> _Scope:
-        if settings.log_frequency or settings.count >= 0:
+        if (settings.log_frequency or settings.count >= 0) and not self._spans:
             most = settings.log_frequency or settings.count
             path = pathlib.Path(settings.file)
             return _Scope(settings, writer.Batch(path, most, indexed=True) if settings.file else None)

@@ -16,13 +16,14 @@ _UNRESTRICTED = wire_restriction.Restriction("API", {})
 class Rules:
     """`control` guards calls that change the server, `sharing` shared memory, `restriction` groups of calls.
 
-    `forwarding` picks headers that become parameters.
+    `forwarding` picks headers that become parameters. With `trace_context` requests are told which span they are part of.
     """
 
     control: wire_control.Control = wire_control.OPEN
     sharing: wire_sharing.Sharing = dataclasses.field(default_factory=wire_sharing.Sharing)
     restriction: wire_restriction.Restriction = _UNRESTRICTED
     forwarding: wire_forwarding.Forwarding = dataclasses.field(default_factory=wire_forwarding.Forwarding)
+    trace_context: bool = False
 
 
 OPEN = Rules()

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -210,3 +211,10 @@ def test_levels_need_a_file_to_go_to() -> None:
     tracing.update("", {"trace_level": ["OFF"], "trace_rate": ["3"]})
     assert tracing.settings("m").told()["trace_rate"] == ["3"]
     tracing.close()
+
+
+def test_spans_without_the_sdk_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(border.InferenceError, match="needs the extra worker-trace") as caught:
+        tracer.Tracer(trace_settings.Settings(mode="opentelemetry", levels=("TIMESTAMPS",)))
+    assert caught.value.kind is border.ErrorKind.UNSUPPORTED

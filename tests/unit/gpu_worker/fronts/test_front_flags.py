@@ -85,11 +85,23 @@ def test_traces_are_set_by_both_kinds_of_flags(tmp_path: pathlib.Path) -> None:
     assert settings.load([REPOSITORY, *old, "--trace-count=9", "--trace-log-frequency=2"]).core.trace == expected
 
 
+def test_spans_have_a_collector_and_a_resource() -> None:
+    flags_ = ["mode=opentelemetry", "opentelemetry,url=http://c/x", "opentelemetry,resource=a=b=c", "level=TIMESTAMPS"]
+    found = settings.load([REPOSITORY, *(f"--trace-config={each}" for each in flags_)])
+    assert (found.core.trace.url, found.core.trace.resource) == ("http://c/x", (("a", "b=c"),))
+    assert found.core.trace.on
+    assert found.http_rules.trace_context
+    assert found.grpc_rules.trace_context
+    assert not settings.load([REPOSITORY]).http_rules.trace_context
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--trace-config=mode=opentelemetry"], "mode=opentelemetry is not supported by this server"),
-        (["--trace-config=opentelemetry,url=http://x"], "opentelemetry,url=http://x is not supported"),
+        (["--trace-config=mode=loud"], "mode=loud is not known: the mode must be triton or opentelemetry"),
+        (["--trace-config=opentelemetry,file=x"], "opentelemetry,file=x is not known"),
+        (["--trace-config=opentelemetry,resource=x"], "is not of the form resource=KEY=VALUE"),
+        (["--trace-config=mode=opentelemetry", "--trace-level=TENSORS"], "needs the mode triton"),
         (["--trace-config=speed=1"], "speed=1 is not known: settings are level, rate, count, mode, triton,file"),
         (["--trace-config=rate=x"], "rate', got: x"),
         (["--trace-config=level=LOUD"], "got: LOUD"),
