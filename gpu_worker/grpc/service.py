@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, codec, guard, sharing, stream, views
+from gpu_worker.grpc import calls, codec, guard, plans, sharing, stream, views
 from gpu_worker.wire import control as wire_control
 from gpu_worker.wire import datatypes, parameters
 from gpu_worker.wire import intake as wire_intake
@@ -30,6 +30,7 @@ class Service:
     def __init__(self, engine: border.Engine, intake: wire_intake.Intake, rules: wire_rules.Rules) -> None:
         self._engine = engine
         self._rules = rules
+        self.plans = plans.Plans()
         self._intake = intake
 
     def table(self) -> dict[str, calls.Method]:
@@ -74,6 +75,15 @@ class Service:
         request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
         if self._rules.trace_context:
             calls.within_span(request, call)
+        inference.submit(request, call.deadline_s)
+        return inference
+
+    def infer_bytes(self, message: border.Buffer, call: calls.Call, done: Callable[[Answer], None]) -> Inference:
+        """As `infer`, of a message that was not parsed. Raises protobuf's DecodeError too."""
+        guard.check(self._rules.restriction, "inference", call)
+        inference = Inference(self._intake, self._rules.sharing, done)
+        request = self.plans.decode(message, inference)
+        request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
         inference.submit(request, call.deadline_s)
         return inference
 
@@ -166,7 +176,7 @@ class Service:
 class Inference:
     """One ModelInfer call while the engine has it; takes its one answer."""
 
-    __slots__ = ("_done", "_held_bytes", "_intake", "_request", "_rested", "_sharing")
+    __slots__ = ("_done", "_held_bytes", "_intake", "_request", "_rested", "_sharing", "model")
 
     def __init__(
         self, intake: wire_intake.Intake, sharing: wire_sharing.Sharing, done: Callable[[Answer], None]
@@ -177,10 +187,12 @@ class Inference:
         self._rested: Callable[[], None] | None = None
         self._held_bytes = 0
         self._request: border.InferRequest | None = None
+        self.model = ""
 
     def submit(self, request: border.InferRequest, deadline_s: float | None) -> None:
         request.deadline_s = deadline_s
-        size_bytes = sum(len(tensor.data) for tensor in request.inputs)
+        self.model = request.model
+        size_bytes = sum([len(tensor.data) for tensor in request.inputs])
         size_bytes += self._sharing.claim(request.inputs, request.outputs)
         if not self._intake.hold(size_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)

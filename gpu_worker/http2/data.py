@@ -43,9 +43,15 @@ class Body:
         self._ends = False
         self.open = False
 
-    def fits(self, stream: streams.Stream, size: int) -> bool:
-        """Whether a frame of `stream` breaks no rule that has to be looked at closer."""
-        return size <= stream.left and size <= self._inflow.left and not stream.remote_closed and stream.length_left < 0
+    def fits(self, stream: streams.Stream, size: int, flags: int) -> bool:
+        """Whether a frame of `stream` without padding breaks no rule that has to be looked at closer."""
+        length = stream.length_left
+        return (
+            size <= stream.left
+            and size <= self._inflow.left
+            and not stream.remote_closed
+            and (length < 0 or (length == size and flags & codes.END_STREAM != 0))
+        )
 
     def whole(self, stream: streams.Stream, data: bytes, at: int, frame: tuple[int, int]) -> int:
         """Hands on a frame (size, flags) that `fits` and is all there; returns where it ends."""

@@ -11,19 +11,19 @@ from gpu_worker.http2 import codes
 class Inflow:
     """The window that this side gives; announced again in pieces of a quarter, so that updates stay few."""
 
-    __slots__ = ("_owed", "_quarter", "left")
+    __slots__ = ("left", "owed", "quarter")
 
     def __init__(self, window: int) -> None:
         self.left = window
-        self._owed = 0
-        self._quarter = max(1, window // 4)
+        self.owed = 0
+        self.quarter = max(1, window // 4)
 
     def consumed(self, size: int) -> int:
         """Notes that `size` bytes were taken; returns the increment to announce now, 0 for none yet."""
-        self._owed += size
-        if self._owed < self._quarter:
+        self.owed += size
+        if self.owed < self.quarter:
             return 0
-        increment, self._owed = self._owed, 0
+        increment, self.owed = self.owed, 0
         self.left += increment
         return increment
 

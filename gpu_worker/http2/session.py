@@ -120,7 +120,10 @@ class Session:
         self._forget(stream)
 
     def consumed(self, stream: streams.Stream, size: int) -> None:
-        self.credit(size)
+        inflow = self._inflow
+        inflow.owed += size
+        if inflow.owed >= inflow.quarter:
+            self.credit(0)
         if not (stream.remote_closed or stream.local_closed):
             increment = stream.consumed(size)
             if increment:
@@ -243,7 +246,7 @@ class Session:
                 return at - codes.HEADER_BYTES
             if kind == codes.DATA and not self._fragments_of:
                 stream = table.get(identifier)
-                if stream is not None and whole <= end and not flags & codes.PADDED and body.fits(stream, size):
+                if stream is not None and whole <= end and not flags & codes.PADDED and body.fits(stream, size, flags):
                     at = body.whole(stream, data, at, (size, flags))
                 else:
                     at = body.begin(data, at, (size, flags, identifier))

@@ -13,10 +13,9 @@ from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls, service
-from gpu_worker.grpc.native import assembling, exchange, heads, splitting, statuses
+from gpu_worker.grpc.native import assembling, exchange, heads, statuses
 from gpu_worker.http2 import streams
 from gpu_worker.wire import compression
-from protos.inference.v2 import predict_pb2
 
 _PREFIX_BYTES = assembling.PREFIX_BYTES
 _UNDECODABLE = "Exception deserializing request!"
@@ -97,18 +96,15 @@ class Whole(exchange.Exchange):
         else:
             self.start(done.result())
 
-    def answer(self, parts: list[streams.Buffer], size: int) -> None:
+    def answer(self, pieces: list[streams.Buffer]) -> None:
         """Sends the one message of the answer, compressed where both sides want that."""
+        size = sum(map(len, pieces))
         if self.front.compress and self.view.accepts_gzip:
-            self._answer_compressed(parts, size)
+            self._answer_compressed(pieces, size)
             return
         self.over()
-        prefix = b"\0" + size.to_bytes(4)
-        if len(parts) == 1 and size < splitting.JOINED_BYTES:
-            parts = [prefix + parts[0]]
-        else:
-            parts.insert(0, prefix)
-        self.stream.respond(statuses.HEAD, parts, size + _PREFIX_BYTES, statuses.OK)
+        pieces.insert(0, b"\0" + size.to_bytes(4))
+        self.stream.respond(statuses.HEAD, pieces, size + _PREFIX_BYTES, statuses.OK)
 
     def _answer_compressed(self, parts: list[streams.Buffer], size: int) -> None:
         if self.in_thread(size):
@@ -139,18 +135,12 @@ class Infer(Whole):
         self._model = ""
 
     def start(self, message: streams.Buffer) -> None:
-        head, raw = splitting.split(message)
         try:
-            request = predict_pb2.ModelInferRequest.FromString(head)  # type: ignore[arg-type]  # takes any buffer
+            self._inference = inference = self.front.service.infer_bytes(message, self, self._done)
+            self._model = inference.model
+            self.stream.host.note(inference.model)
         except protobuf.DecodeError:
             self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
-            return
-        self._model = request.model_name
-        self.stream.host.note(self._model)
-        try:
-            self._inference = self.front.service.infer(
-                request, request.raw_input_contents if raw is None else raw, self, self._done
-            )
         except border.InferenceError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - every failure is told
@@ -172,13 +162,13 @@ class Infer(Whole):
             self._fail(answer)
             return
         try:
-            parts, size = splitting.joined(answer)
+            pieces = self.front.service.plans.encode(answer)
         except Exception as error:  # noqa: BLE001 - every failure is told
             self.fail_with(error)
             return
         if self.front.engine.leaving(self._model):
             self.stream.go_away()
-        self.answer(parts, size)
+        self.answer(pieces)
 
     def _fail(self, error: border.InferenceError) -> None:
         """The model that was asked for may be elsewhere by now."""
@@ -222,5 +212,4 @@ class Unary(Whole):
         else:
             self._task = None
             if not self.answered:
-                whole = answer.SerializeToString()
-                self.answer([whole], len(whole))
+                self.answer([answer.SerializeToString()])

@@ -1,0 +1,226 @@
+"""What ModelInfer messages said before: clients send the same again and again, but for the id and the tensors.
+
+A request's raw_input_contents (field 7) are its last fields and an answer's raw_output_contents (field 6) are its, as
+every known serialiser writes fields in their order. So tensors are cut off a request before protobuf sees it, and put
+behind an answer after it, without a copy; and what is left is read once for all requests that are the same but for
+their id. What is not of that form is left to protobuf, whole. Must never find anything else than protobuf would have,
+nor remember more than its bounds.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from gpu_worker.engine import border
+from gpu_worker.grpc import codec
+from protos.inference.v2 import predict_pb2
+
+_MOST_PLANS = 1024
+_MOST_KEY_BYTES = 2**12
+# Tags of length-delimited fields. All of ModelInferRequest's are; others are left to protobuf.
+_ID, _RAW = 3 << 3 | 2, 7 << 3 | 2
+_PLAIN = frozenset(field << 3 | 2 for field in (1, 2, 4, 5, 6))
+_RAW_OUTPUT = bytes((6 << 3 | 2,))
+_ID_TAG = bytes((_ID,))
+_MOST_SHIFT = 28
+# Of smaller messages tensors are copied: that costs less than a view.
+_COPIED_BYTES = 2**12
+
+
+class _Scan(NamedTuple):
+    """Where a message's parts are: its id (0, 0 without one), the end of what comes before the tensors, and these."""
+
+    id_tag: int
+    id_start: int
+    id_end: int
+    head_end: int
+    raw: list[border.Buffer]
+
+
+class _Request(NamedTuple):
+    """What requests with the same bytes say, but for id and data."""
+
+    model: str
+    version: str
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: list[border.RequestedOutput]
+    parameters: dict[str, border.Parameter]
+
+
+class Plans:
+    """Of one front."""
+
+    def __init__(self) -> None:
+        self._requests: dict[bytes, _Request] = {}
+        self._answers: dict[object, tuple[bytes, bytes]] = {}
+
+    def decode(self, message: border.Buffer, reply: border.Reply) -> border.InferRequest:
+        """The request in `message`; its tensors share the message's memory where that is large.
+
+        Raises protobuf's DecodeError, and InferenceError as `codec.decode`. What it returns is shared but for its
+        inputs, and must not be changed otherwise.
+        """
+        scan = _scan(message)
+        if scan is None:
+            return _whole(message, reply)
+        key = _key(message, scan)
+        plan = self._requests.get(key)
+        if plan is None:
+            return self._read(message, scan, key, reply)
+        raw = scan.raw
+        if len(raw) != len(plan.inputs):
+            return _whole(message, reply)
+        try:
+            identifier = str(message[scan.id_start : scan.id_end], "utf-8") if scan.id_end else ""
+        except UnicodeDecodeError:
+            return _whole(message, reply)
+        inputs = [
+            border.Tensor(name, datatype, shape, data)
+            for (name, datatype, shape), data in zip(plan.inputs, raw, strict=True)
+        ]
+        return border.InferRequest(plan.model, plan.version, identifier, inputs, plan.outputs, plan.parameters, reply)
+
+    def encode(self, answer: border.InferResponse) -> list[border.Buffer]:
+        """The answer's message in pieces, which share the tensors' memory; all tensors are raw."""
+        pieces = self._head(answer)
+        for tensor in answer.outputs:
+            data = tensor.data
+            pieces += (_raw_output(len(data)), data)
+        return pieces
+
+    def _head(self, answer: border.InferResponse) -> list[border.Buffer]:
+        """The answer's message without its tensors."""
+        key = None if answer.parameters else _answer_key(answer)
+        if key is None:
+            return [codec.describe(answer).SerializeToString()]
+        found = self._answers.get(key)
+        if found is None:
+            found = self._describe(key, answer)
+        if not answer.id:
+            return list(found)
+        identifier = answer.id.encode()
+        return [found[0], _ID_TAG + _varint(len(identifier)), identifier, found[1]]
+
+    def _read(self, message: border.Buffer, scan: _Scan, key: bytes, reply: border.Reply) -> border.InferRequest:
+        head = predict_pb2.ModelInferRequest.FromString(bytes(message[: scan.head_end]))
+        found = codec.decode(head, scan.raw, reply)
+        self._remember(key, found)
+        return found
+
+    def _remember(self, key: bytes, found: border.InferRequest) -> None:
+        """Not what lies in shared memory, or in the message itself: it would be kept with the plan."""
+        shared = any(tensor.region for tensor in found.inputs) or any(output.region for output in found.outputs)
+        if shared or len(key) > _MOST_KEY_BYTES:
+            return
+        if len(self._requests) >= _MOST_PLANS:
+            self._requests.clear()
+        inputs = tuple((tensor.name, tensor.datatype, tensor.shape) for tensor in found.inputs)
+        self._requests[key] = _Request(found.model, found.version, inputs, found.outputs, dict(found.parameters))
+
+    def _describe(self, key: object, answer: border.InferResponse) -> tuple[bytes, bytes]:
+        """What comes before the id, and after it."""
+        before = predict_pb2.ModelInferResponse(model_name=answer.model_name, model_version=answer.model_version)
+        after = codec.describe(border.InferResponse("", "", "", answer.outputs))
+        found = before.SerializeToString(), after.SerializeToString()
+        if sum(map(len, found)) <= _MOST_KEY_BYTES:
+            if len(self._answers) >= _MOST_PLANS:
+                self._answers.clear()
+            self._answers[key] = found
+        return found
+
+
+def _whole(message: border.Buffer, reply: border.Reply) -> border.InferRequest:
+    found = predict_pb2.ModelInferRequest.FromString(bytes(message))
+    return codec.decode(found, found.raw_input_contents, reply)
+
+
+def _scan(message: border.Buffer) -> _Scan | None:
+    """The parts of a message that is as expected and has tensors; None for any other."""
+    at, end = 0, len(message)
+    id_tag = id_start = id_end = 0
+    try:
+        while at < end:
+            tag = message[at]
+            if tag == _RAW:
+                raw = _tensors(message, at, end)
+                return _Scan(id_tag, id_start, id_end, at, raw) if raw else None
+            start, stop = _extent(message, at + 1)
+            if stop > end or (tag not in _PLAIN and (tag != _ID or id_end)):
+                return None
+            if tag == _ID:
+                id_tag, id_start, id_end = at, start, stop
+            at = stop
+    except IndexError:
+        pass
+    return None
+
+
+def _tensors(message: border.Buffer, at: int, end: int) -> list[border.Buffer]:
+    """The raw_input_contents from `at` to the end; empty where something else comes between or after."""
+    found: list[border.Buffer] = []
+    view = memoryview(message) if end > _COPIED_BYTES else message
+    while at < end:
+        if message[at] != _RAW:
+            return []
+        start, at = _extent(message, at + 1)
+        if at > end:
+            return []
+        found.append(view[start:at])
+    return found
+
+
+def _extent(message: border.Buffer, at: int) -> tuple[int, int]:
+    """Where a field's bytes start and stop, whose length is at `at`. IndexError for a length of more than 5 bytes."""
+    value = message[at]
+    at += 1
+    if value < 0x80:
+        return at, at + value
+    value &= 0x7F
+    shift = 7
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return at, at + value
+        shift += 7
+        if shift > _MOST_SHIFT:
+            raise IndexError
+
+
+def _key(message: border.Buffer, scan: _Scan) -> bytes:
+    """All before the tensors but the id."""
+    if not scan.id_end:
+        return bytes(message[: scan.head_end])
+    return bytes(message[: scan.id_tag]) + bytes(message[scan.id_end : scan.head_end])
+
+
+def _answer_key(answer: border.InferResponse) -> tuple[object, ...] | None:
+    """What the head of an answer depends on but its id; None where that is in shared memory."""
+    if len(answer.outputs) == 1:
+        only = answer.outputs[0]
+        if only.region is not None:
+            return None
+        return answer.model_name, answer.model_version, only.name, only.datatype, only.shape
+    found: list[object] = [answer.model_name, answer.model_version]
+    for tensor in answer.outputs:
+        if tensor.region is not None:
+            return None
+        found += (tensor.name, tensor.datatype, tensor.shape)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _raw_output(size: int) -> bytes:
+    """What stands before one of the raw_output_contents."""
+    return _RAW_OUTPUT + _varint(size)
+
+
+def _varint(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
