@@ -24,18 +24,10 @@ _PLAIN = frozenset(field << 3 | 2 for field in (1, 2, 4, 5, 6))
 _RAW_OUTPUT = bytes((6 << 3 | 2,))
 _ID_TAG = bytes((_ID,))
 _MOST_SHIFT = 28
+# The longest length of one byte.
+_SHORT = 0x7F
 # Of smaller messages tensors are copied: that costs less than a view.
 _COPIED_BYTES = 2**12
-
-
-class _Scan(NamedTuple):
-    """Where a message's parts are: its id (0, 0 without one), the end of what comes before the tensors, and these."""
-
-    id_tag: int
-    id_start: int
-    id_end: int
-    head_end: int
-    raw: list[border.Buffer]
 
 
 class _Request(NamedTuple):
@@ -64,16 +56,19 @@ class Plans:
         scan = _scan(message)
         if scan is None:
             return _whole(message, reply)
-        key = _key(message, scan)
+        id_tag, id_start, id_stop, head_end, raw = scan
+        key = bytes(message[:head_end])
+        identifier = ""
+        if id_stop:
+            try:
+                identifier = str(message[id_start:id_stop], "utf-8")
+            except UnicodeDecodeError:
+                return _whole(message, reply)
+            key = key[:id_tag] + key[id_stop:]
         plan = self._requests.get(key)
         if plan is None:
-            return self._read(message, scan, key, reply)
-        raw = scan.raw
+            return self._read(key, identifier, raw, reply)
         if len(raw) != len(plan.inputs):
-            return _whole(message, reply)
-        try:
-            identifier = str(message[scan.id_start : scan.id_end], "utf-8") if scan.id_end else ""
-        except UnicodeDecodeError:
             return _whole(message, reply)
         inputs = [
             border.Tensor(name, datatype, shape, data)
@@ -102,9 +97,9 @@ class Plans:
         identifier = answer.id.encode()
         return [found[0], _ID_TAG + _varint(len(identifier)), identifier, found[1]]
 
-    def _read(self, message: border.Buffer, scan: _Scan, key: bytes, reply: border.Reply) -> border.InferRequest:
-        head = predict_pb2.ModelInferRequest.FromString(bytes(message[: scan.head_end]))
-        found = codec.decode(head, scan.raw, reply)
+    def _read(self, key: bytes, identifier: str, raw: list[border.Buffer], reply: border.Reply) -> border.InferRequest:
+        found = codec.decode(predict_pb2.ModelInferRequest.FromString(key), raw, reply)
+        found.id = identifier
         self._remember(key, found)
         return found
 
@@ -135,21 +130,27 @@ def _whole(message: border.Buffer, reply: border.Reply) -> border.InferRequest:
     return codec.decode(found, found.raw_input_contents, reply)
 
 
-def _scan(message: border.Buffer) -> _Scan | None:
-    """The parts of a message that is as expected and has tensors; None for any other."""
+def _scan(message: border.Buffer) -> tuple[int, int, int, int, list[border.Buffer]] | None:
+    """Where the id's field begins, where its text starts and stops (0 without one), where the tensors begin, and these.
+
+    None for a message that is not as expected, or has no tensors.
+    """
     at, end = 0, len(message)
-    id_tag = id_start = id_end = 0
+    id_tag = id_start = id_stop = 0
     try:
         while at < end:
             tag = message[at]
             if tag == _RAW:
                 raw = _tensors(message, at, end)
-                return _Scan(id_tag, id_start, id_end, at, raw) if raw else None
-            start, stop = _extent(message, at + 1)
-            if stop > end or (tag not in _PLAIN and (tag != _ID or id_end)):
+                return (id_tag, id_start, id_stop, at, raw) if raw else None
+            start = at + 2
+            stop = start + message[at + 1]
+            if stop - start > _SHORT:
+                start, stop = _extent(message, at + 1)
+            if stop > end or (tag not in _PLAIN and (tag != _ID or id_stop)):
                 return None
             if tag == _ID:
-                id_tag, id_start, id_end = at, start, stop
+                id_tag, id_start, id_stop = at, start, stop
             at = stop
     except IndexError:
         pass
@@ -163,10 +164,14 @@ def _tensors(message: border.Buffer, at: int, end: int) -> list[border.Buffer]:
     while at < end:
         if message[at] != _RAW:
             return []
-        start, at = _extent(message, at + 1)
-        if at > end:
+        start = at + 2
+        stop = start + message[at + 1]
+        if stop - start > _SHORT:
+            start, stop = _extent(message, at + 1)
+        if stop > end:
             return []
-        found.append(view[start:at])
+        found.append(view[start:stop])
+        at = stop
     return found
 
 
@@ -187,13 +192,6 @@ def _extent(message: border.Buffer, at: int) -> tuple[int, int]:
         shift += 7
         if shift > _MOST_SHIFT:
             raise IndexError
-
-
-def _key(message: border.Buffer, scan: _Scan) -> bytes:
-    """All before the tensors but the id."""
-    if not scan.id_end:
-        return bytes(message[: scan.head_end])
-    return bytes(message[: scan.id_tag]) + bytes(message[scan.id_end : scan.head_end])
 
 
 def _answer_key(answer: border.InferResponse) -> tuple[object, ...] | None:

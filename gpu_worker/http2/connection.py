@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from gpu_worker.http2 import codes, headers, session, streams, watch
+from gpu_worker.http2 import codes, session, streams, watch
 from gpu_worker.http2 import limits as http2_limits
 
 _JOINED_BYTES = 2**17
@@ -24,7 +24,6 @@ class Host(Protocol):
 
     application: streams.Application
     limits: http2_limits.Limits
-    reader: headers.Reader
     clock: Callable[[], float]
 
     def joined(self, connection: Connection) -> bool:
@@ -45,7 +44,7 @@ class Connection(asyncio.Protocol):
         self._stuck_since_s = math.inf
         self._unsent_bytes = 0
         self._closing_since_s = math.inf
-        self.session = session.Session(server.application, server.limits, server.reader, server.clock)
+        self.session = session.Session(server.application, server.limits, server.clock)
         self._watch = watch.Watch(self.session, server.limits, server.clock())
         self.session.sender.wake = self._wake
         self.data_received = self.session.receive  # type: ignore[method-assign]  # a call less for each read

@@ -8,6 +8,7 @@ never hold more than its bounds, whatever a block promises.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from gpu_worker.http2 import codes, huffman, static_table
@@ -24,10 +25,20 @@ _BY_NAME = {name: index for index, (name, _) in reversed(tuple(enumerate(_STATIC
 _ENTRY_BYTES = 32
 # Of every table until somebody says otherwise (RFC 9113 section 6.5.2).
 _FIRST_TABLE_BYTES = 4096
+_Entry = tuple[Field, int, bool]
+Check = Callable[[bytes, bytes], bool]
+# By index; none has 0.
+_STATIC_ENTRIES: tuple[_Entry, ...] = tuple(
+    (field, len(field[0]) + len(field[1]) + _ENTRY_BYTES, True) for field in _STATIC
+)
 _MAX_INTEGER = 2**28
 _MAX_SHIFT = 28
 _BLOCKS = 64
 _BLOCK_BYTES = 2**10
+
+
+def _anything(_name: bytes, _value: bytes) -> bool:
+    return True
 
 
 class Oversized(Exception):
@@ -35,11 +46,16 @@ class Oversized(Exception):
 
 
 class Decoder:
-    """Of one connection. `blocks` is for what was made of whole blocks; it is emptied where the table changes."""
+    """Of one connection. `blocks` is for what was made of whole blocks; it is emptied where the table changes.
 
-    def __init__(self, table_bytes: int, list_bytes: int, most_fields: int) -> None:
+    `check` says whether a field may be in a request; `bad` whether one of the last block may not, be it literal or
+    from the table.
+    """
+
+    def __init__(self, table_bytes: int, list_bytes: int, most_fields: int, check: Check = _anything) -> None:
         self.blocks: dict[bytes, Any] = {}
-        self._table: list[Field] = []
+        self.bad = False
+        self._table: list[_Entry] = []
         self._used_bytes = 0
         self._told_bytes = table_bytes
         self._most_bytes = max(table_bytes, _FIRST_TABLE_BYTES)
@@ -47,6 +63,7 @@ class Decoder:
         self._update_due = False
         self._list_bytes = list_bytes
         self._most_fields = most_fields
+        self._check = check
         self._changed = False
 
     def acknowledged(self) -> None:
@@ -70,12 +87,12 @@ class Decoder:
             raise codes.ConnectionFault(codes.Code.COMPRESSION_ERROR, f"header block: {error}") from error
 
     def _decode(self, block: bytes) -> tuple[Field, ...]:
-        self._changed = False
+        self._changed = self.bad = False
         fields: list[Field] = []
-        at = self._updates(block)
+        at = self._updates(block) if self._update_due or (block and block[0] & 0xE0 == 0x20) else 0
         end = len(block)
         room = self._list_bytes
-        most_fields = self._most_fields
+        table = self._table
         while at < end:
             byte = block[at]
             if byte & 0x80:
@@ -83,20 +100,20 @@ class Decoder:
                 index = byte & 0x7F
                 if index == 0x7F:
                     index, at = _integer(block, at, index)
-                field = _STATIC[index - 1] if 0 < index <= _STATIC_COUNT else self._entry(index)
-            elif byte & 0x40:
-                field, at = self._literal(block, at, 0x3F)
-                self._insert(field)
-            elif byte & 0x20:
-                raise ValueError("a table size update after a field")
+                if index > _STATIC_COUNT and index - _STATIC_COUNT <= len(table):
+                    field, size, good = table[_STATIC_COUNT - index]
+                else:
+                    field, size, good = self._entry(index)
+                if not good:
+                    self.bad = True
             else:
-                field, at = self._literal(block, at, 0x0F)
-            room -= len(field[0]) + len(field[1]) + _ENTRY_BYTES
-            if room >= 0 and len(fields) < most_fields:
-                fields.append(field)
-            else:
-                room = -1
-        if room < 0:
+                field, size, at = self._literal(block, at, byte)
+            room -= size
+            fields.append(field)
+            if room < 0:
+                # The rest is read for the table's sake only.
+                fields.clear()
+        if room < 0 or len(fields) > self._most_fields:
             raise Oversized
         return tuple(fields)
 
@@ -119,46 +136,69 @@ class Decoder:
             raise ValueError("the table size update that the smaller bound asks for is missing")
         return at
 
-    def _entry(self, index: int) -> Field:
+    def _entry(self, index: int) -> _Entry:
+        if 0 < index <= _STATIC_COUNT:
+            return _STATIC_ENTRIES[index - 1]
         place = index - _STATIC_COUNT
         if not 0 < place <= len(self._table):
             raise ValueError(f"index {index} is not in the table")
         return self._table[-place]
 
-    def _literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
-        index = block[at] & mask
+    def _literal(self, block: bytes, at: int, byte: int) -> tuple[Field, int, int]:
+        """A field that is spelled out, its size, and where it ends (section 6.2)."""
+        if byte & 0x40:
+            mask = 0x3F
+        elif byte & 0x20:
+            raise ValueError("a table size update after a field")
+        else:
+            mask = 0x0F
+        index = byte & mask
         at += 1
         if index == mask:
             index, at = _integer(block, at, index)
-        if not index:
-            name, at = _string(block, at)
-        elif index <= _STATIC_COUNT:
-            name = _STATIC[index - 1][0]
+        if index:
+            name = self._entry(index)[0][0]
         else:
-            name = self._entry(index)[0]
-        value, at = _string(block, at)
-        return (name, value), at
+            name, at = _string(block, at)
+        # _string's work without a call: almost every literal has a short value.
+        first = block[at]
+        end = at + 1 + (first & 0x7F)
+        if first & 0x7F == 0x7F or end > len(block):
+            value, end = _string(block, at)
+        elif first & 0x80:
+            value = huffman.decode(block[at + 1 : end])
+        else:
+            value = block[at + 1 : end]
+        good = self._check(name, value)
+        field = name, value
+        size = len(name) + len(value) + _ENTRY_BYTES
+        if not good:
+            self.bad = True
+        if byte & 0x40:
+            self._insert((field, size, good))
+        return field, size, end
 
-    def _insert(self, field: Field) -> None:
-        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+    def _insert(self, entry: _Entry) -> None:
+        size = entry[1]
         self._changed = True
         if self.blocks:
             self.blocks.clear()
-        if self._used_bytes + size > self._room_bytes:
-            self._evict(max(0, self._room_bytes - size))
-        if size <= self._room_bytes:
-            self._table.append(field)
-            self._used_bytes += size
+        used, room, table = self._used_bytes + size, self._room_bytes, self._table
+        while used > room and table:
+            used -= table[0][1]
+            del table[0]
+        if used <= room:
+            table.append(entry)
+            self._used_bytes = used
+        else:
+            self._used_bytes = 0
 
     def _evict(self, most_bytes: int) -> None:
         """Drops the oldest entries until no more than so many bytes are used (section 4.3)."""
-        table, used, gone = self._table, self._used_bytes, 0
-        while used > most_bytes:
-            name, value = table[gone]
-            used -= len(name) + len(value) + _ENTRY_BYTES
-            gone += 1
-        del table[:gone]
-        self._used_bytes = used
+        table = self._table
+        while self._used_bytes > most_bytes:
+            self._used_bytes -= table[0][1]
+            del table[0]
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,8 +11,8 @@ import dataclasses
 import ssl
 
 from gpu_worker.http2 import connection as http2_connection
-from gpu_worker.http2 import headers, streams
 from gpu_worker.http2 import limits as http2_limits
+from gpu_worker.http2 import streams
 
 _BACKLOG = 1024
 
@@ -33,7 +33,6 @@ class Server:
     def __init__(self, application: streams.Application, limits: http2_limits.Limits | None = None) -> None:
         self.application = application
         self.limits = limits or http2_limits.Limits()
-        self.reader = headers.Reader()
         self.connections: set[http2_connection.Connection] = set()
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time

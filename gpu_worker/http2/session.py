@@ -41,7 +41,6 @@ class Session:
         self,
         application: streams.Application,
         limits: http2_limits.Limits,
-        reader: headers.Reader,
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
@@ -49,6 +48,7 @@ class Session:
         self.streams: dict[int, streams.Stream] = {}
         self.budget = http2_budget.Budget(limits)
         self.sender = sender.Sender(limits, self.budget, clock, self._over)
+        self.respond = self.sender.respond
         self.leaving = Leaving.NO
         self.ended = False
         self.last_id = 0
@@ -59,8 +59,9 @@ class Session:
         self.acknowledged = False
         self.incomplete_since_s: float | None = None
         self._application = application
-        self._reader = reader
-        self._decoder = hpack.Decoder(limits.header_table_bytes, limits.header_list_bytes, limits.header_fields)
+        self._decoder = hpack.Decoder(
+            limits.header_table_bytes, limits.header_list_bytes, limits.header_fields, headers.is_allowed
+        )
         self._inflow = flow.Inflow(limits.connection_window_bytes)
         self._body = data.Body(self, self._inflow)
         self._stream_limits = (limits.stream_window_bytes, limits.stream_unsent_bytes)
@@ -94,16 +95,6 @@ class Session:
             self.fail(codes.ConnectionFault(codes.Code.INTERNAL_ERROR, "internal error; the server's log says more"))
 
     # -- the streams' side
-
-    def respond(
-        self,
-        stream: streams.Stream,
-        head: frames.Block,
-        parts: Sequence[streams.Buffer],
-        size: int,
-        trailers: frames.Block,
-    ) -> None:
-        self.sender.respond(stream, head, parts, size, trailers)
 
     def send(
         self, stream: streams.Stream, head: frames.Block | None, parts: Sequence[streams.Buffer], size: int
@@ -354,7 +345,11 @@ class Session:
             head = self._read(identifier, ended, block)
             if head is None:
                 return
-        if self.leaving is Leaving.FINAL or self._is_full():
+        if (
+            self.leaving is Leaving.FINAL
+            or len(self.streams) + self._lingering >= self.limits.streams
+            or self.sender.unsent_bytes > self.limits.unsent_bytes
+        ):
             self._refuse(identifier)
             return
         stream = streams.Stream(identifier, self, self.sender.first_window, self._stream_limits)
@@ -376,14 +371,12 @@ class Session:
         except hpack.Oversized:
             self._answer_oversized(identifier, ended)
             return None
-        head = self._reader.request(fields)
+        if self._decoder.bad:
+            raise headers.malformed("a field that is not allowed")
+        head = headers.request(fields)
         head.view = self._application.view(head)
         self._decoder.remember(block, head)
         return head
-
-    def _is_full(self) -> bool:
-        limits = self.limits
-        return len(self.streams) + self._lingering >= limits.streams or self.sender.unsent_bytes > limits.unsent_bytes
 
     def _refuse(self, identifier: int) -> None:
         """Not an error: the client may try again, here or elsewhere (section 8.7)."""
@@ -414,7 +407,9 @@ class Session:
             raise codes.StreamFault(codes.Code.STREAM_CLOSED, "HEADERS after the end of the stream")
         if fields is None or not ended:
             raise codes.StreamFault(codes.Code.PROTOCOL_ERROR, "HEADERS within a request that do not end it")
-        self._reader.trailers(fields)
+        if self._decoder.bad:
+            raise headers.malformed("a field that is not allowed")
+        headers.check_trailers(fields)
         if stream.length_left > 0:
             raise codes.StreamFault(codes.Code.PROTOCOL_ERROR, "less content than content-length says")
         stream.remote_closed = True

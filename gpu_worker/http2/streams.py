@@ -6,7 +6,7 @@ Holds what is on its way out. Whether it may go is decided by the sender, whethe
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gpu_worker.http2 import codes, flow, frames, headers
@@ -46,12 +46,14 @@ class Application(Protocol):
         ...
 
 
+Respond = Callable[["Stream", frames.Block, Sequence[Buffer], int, frames.Block], None]
+
+
 class Host(Protocol):
     """What a stream asks of its connection."""
 
-    def respond(
-        self, stream: Stream, head: frames.Block, parts: Sequence[Buffer], size: int, trailers: frames.Block
-    ) -> None: ...
+    @property
+    def respond(self) -> Respond: ...
 
     def send(self, stream: Stream, head: frames.Block | None, parts: Sequence[Buffer], size: int) -> None: ...
 
@@ -91,7 +93,11 @@ class Stream(flow.Inflow):
 
     def __init__(self, identifier: int, host: Host, window: int, limits: tuple[int, int]) -> None:
         """`window` is the client's, `limits` are the window given to it and the room for what is not sent yet."""
-        super().__init__(limits[0])
+        # Its own of what Inflow would set: one call less for each stream.
+        window_bytes = limits[0]
+        self.left = window_bytes
+        self.owed = 0
+        self.quarter = window_bytes >> 2 or 1
         self.id = identifier
         self.host = host
         self.handler: Handler = NOBODY

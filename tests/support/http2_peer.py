@@ -99,7 +99,7 @@ class Peer:
         self.clock = Clock()
         self.application = application or Recorder()
         self.limits = limits or http2_limits.Limits()
-        self.session = session.Session(self.application, self.limits, headers.Reader(), self.clock)
+        self.session = session.Session(self.application, self.limits, self.clock)
         self.watch = watch.Watch(self.session, self.limits, self.clock())
         self.session.start()
         if greets:

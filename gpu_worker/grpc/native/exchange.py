@@ -44,7 +44,19 @@ class Front(Protocol):
 class Exchange:
     """One call; also the handler of its stream."""
 
-    __slots__ = ("_assembler", "_booked_bytes", "_slot", "answered", "deadline_s", "front", "stream", "view")
+    __slots__ = (
+        "_assembler",
+        "_booked_bytes",
+        "_slot",
+        "answered",
+        "deadline_s",
+        "front",
+        "inference",
+        "model",
+        "started",
+        "stream",
+        "view",
+    )
 
     def __init__(self, front: Front, stream: streams.Stream, view: heads.View) -> None:
         self.front = front
@@ -53,6 +65,10 @@ class Exchange:
         self.answered = False
         self.deadline_s: float | None = None
         self._assembler: assembling.Assembler | None = None
+        # Only of ModelInfer and of calls with one request; here, since a constructor for each would take its time.
+        self.started = False
+        self.inference: service.Inference | None = None
+        self.model = ""
         self._booked_bytes = 0
         self._slot = 0
         if view.timeout_s is not None:
@@ -113,7 +129,8 @@ class Exchange:
             self._assembler.close()
             self._assembler = None
             self.front.gathering.pop(self, None)
-        self.unbook(self._booked_bytes)
+        if self._booked_bytes:
+            self.unbook(self._booked_bytes)
 
     def give_up(self) -> None:
         """Ends the work whose answer nobody wants."""

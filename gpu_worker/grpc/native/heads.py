@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import grpc
 
@@ -22,10 +23,48 @@ _ENCODINGS = (b"identity", b"gzip", b"deflate")
 _RESERVED = {b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message-type"}
 _CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.IGNORECASE).fullmatch
 _BINARY = b"-bin"
+_COLON = 0x3A
+_MOST_KINDS = 256
+_MOST_KIND_BYTES = 1024
+
+
+class Kind:
+    """What requests of the same path and encodings have in common.
+
+    `refusal` answers what is no call, `failure` a call that cannot be made.
+    """
+
+    __slots__ = ("accepts_gzip", "encoding", "failure", "method", "path", "refusal")
+
+    def __init__(self, own: Own, method: calls.Method | None) -> None:
+        self.method = method
+        self.path = own.path.decode("latin-1")
+        self.encoding = own.encoding.decode("latin-1")
+        self.accepts_gzip = b"gzip" in own.accepted.replace(b" ", b"").split(b",")
+        is_call = own.method == b"POST" and _CONTENT_TYPE(own.content_type)
+        self.refusal = None if is_call else strangers.refusal(own.method)
+        self.failure = None if self.refusal else self._failure(own)
+
+    def _failure(self, own: Own) -> frames.Block | None:
+        if self.method is None:
+            return statuses.only_trailers(grpc.StatusCode.UNIMPLEMENTED, f"Method not found: {self.path[:200]}")
+        if own.encoding not in _ENCODINGS:
+            return statuses.unknown_encoding(own.encoding)
+        return None
+
+
+class Own(NamedTuple):
+    """The fields that a Kind depends on."""
+
+    method: bytes
+    path: bytes
+    content_type: bytes
+    encoding: bytes
+    accepted: bytes
 
 
 class View:
-    """`refusal` answers what is no call, `failure` a call that cannot be made; else `method` says what is to be done."""
+    """What one request's head says; see Kind."""
 
     __slots__ = (
         "_fields",
@@ -39,16 +78,19 @@ class View:
         "timeout_s",
     )
 
-    def __init__(self, head: headers.Head, method: calls.Method | None) -> None:
-        self.method = method
-        self.path = head.path.decode("latin-1")
-        self.encoding = "identity"
+    def __init__(self, head: headers.Head, kind: Kind) -> None:
+        self.method = kind.method
+        self.path = kind.path
+        self.encoding = kind.encoding
+        self.accepts_gzip = kind.accepts_gzip
+        self.refusal = kind.refusal
+        self.failure = kind.failure
         self.timeout_s: float | None = None
-        self.accepts_gzip = False
         self._fields = head.fields
         self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
-        self.refusal: strangers.Refusal | None = None
-        self.failure = self._read(head)
+        timeout = head.values.get(b"grpc-timeout")
+        if timeout is not None and not (self.failure or self.refusal):
+            self._take_timeout(timeout)
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the client sent along, without what is gRPC's own."""
@@ -56,35 +98,45 @@ class View:
             self._metadata = tuple(
                 (name.decode("ascii"), _value(name, value))
                 for name, value in self._fields
-                if name[0] != 0x3A and name not in _RESERVED
+                if name[0] != _COLON and name not in _RESERVED
             )
         return self._metadata
 
-    def _read(self, head: headers.Head) -> frames.Block | None:
-        own = {name: value for name, value in self._fields if name in _RESERVED}
-        if head.method != b"POST" or not _CONTENT_TYPE(own.get(b"content-type", b"")):
-            self.refusal = strangers.refusal(head)
-            return None
-        if self.method is None:
-            return statuses.only_trailers(grpc.StatusCode.UNIMPLEMENTED, f"Method not found: {self.path[:200]}")
-        encoding = own.get(b"grpc-encoding", b"identity")
-        if encoding not in _ENCODINGS:
-            return statuses.unknown_encoding(encoding)
-        self.encoding = encoding.decode()
-        self.accepts_gzip = b"gzip" in own.get(b"grpc-accept-encoding", b"").replace(b" ", b"").split(b",")
-        return self._read_timeout(own)
-
-    def _read_timeout(self, own: Mapping[bytes, bytes]) -> frames.Block | None:
-        text = own.get(b"grpc-timeout")
-        if text is None:
-            return None
+    def _take_timeout(self, text: bytes) -> None:
         found = _TIMEOUT(text)
-        if not found:
-            shown = text.decode("latin-1")[:100]
-            message = f"grpc-timeout '{shown}' is malformed: up to 8 digits and one of H, M, S, m, u, n are expected"
-            return statuses.only_trailers(grpc.StatusCode.INVALID_ARGUMENT, message)
-        self.timeout_s = int(found[1]) * _UNITS_S[found[2]]
-        return None
+        if found:
+            self.timeout_s = int(found[1]) * _UNITS_S[found[2]]
+            return
+        shown = text.decode("latin-1")[:100]
+        message = f"grpc-timeout '{shown}' is malformed: up to 8 digits and one of H, M, S, m, u, n are expected"
+        self.failure = statuses.only_trailers(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+class Views:
+    """Of one front: remembers kinds, of which there are few."""
+
+    def __init__(self, methods: Mapping[bytes, calls.Method]) -> None:
+        self._methods = methods
+        self._kinds: dict[Own, Kind] = {}
+
+    def view(self, head: headers.Head) -> View:
+        get = head.values.get
+        own = Own(
+            head.method,
+            head.path,
+            get(b"content-type", b""),
+            get(b"grpc-encoding", b"identity"),
+            get(b"grpc-accept-encoding", b""),
+        )
+        return View(head, self._kinds.get(own) or self._make(own))
+
+    def _make(self, own: Own) -> Kind:
+        kind = Kind(own, self._methods.get(own.path))
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        if sum(map(len, own)) <= _MOST_KIND_BYTES:
+            self._kinds[own] = kind
+        return kind
 
 
 def _value(name: bytes, value: bytes) -> str | bytes:

@@ -51,11 +51,11 @@ class Front:
         self.deadlines = deadlines.Deadlines(self.clock)
         self.gathering: dict[exchange.Exchange, float] = {}
         self.threads: concurrent.futures.Executor = concurrent.futures.ThreadPoolExecutor(_THREADS, "grpc-codec")
-        self._methods = {path.encode(): method for path, method in methods.items()}
-        self._methods[service.INFER.encode()] = INFER
+        by_path = {path.encode(): method for path, method in methods.items()}
+        self._views = heads.Views({**by_path, service.INFER.encode(): INFER})
 
     def view(self, head: headers.Head) -> heads.View:
-        return heads.View(head, self._methods.get(head.path))
+        return self._views.view(head)
 
     def opened(self, stream: streams.Stream, head: headers.Head, ended: bool) -> streams.Handler:  # noqa: FBT001 - Application's
         view: heads.View = head.view

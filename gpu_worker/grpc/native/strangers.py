@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from gpu_worker.http2 import frames, headers, hpack, streams
+from gpu_worker.http2 import frames, hpack, streams
 
 _PATIENCE_BYTES = 2**15
 
@@ -31,11 +31,11 @@ _NOT_POST = _refusal(b"405", b"This port speaks gRPC: the method must be POST", 
 _BARE = Refusal(frames.Block(hpack.encode(((b":status", b"405"), (b"allow", b"POST"))), last=True))
 
 
-def refusal(head: headers.Head) -> Refusal:
+def refusal(method: bytes) -> Refusal:
     """The answer to a request that is no call."""
-    if head.method == b"HEAD":
+    if method == b"HEAD":
         return _BARE
-    return _NOT_GRPC if head.method == b"POST" else _NOT_POST
+    return _NOT_GRPC if method == b"POST" else _NOT_POST
 
 
 class Stranger:

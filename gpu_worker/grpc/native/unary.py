@@ -24,11 +24,7 @@ _UNDECODABLE = "Exception deserializing request!"
 class Whole(exchange.Exchange):
     """Gathers the one request of a call."""
 
-    __slots__ = ("_started",)
-
-    def __init__(self, front: exchange.Front, stream: streams.Stream, view: heads.View) -> None:
-        super().__init__(front, stream, view)
-        self._started = False
+    __slots__ = ()
 
     def start(self, message: streams.Buffer) -> None:
         """Takes the request's bytes."""
@@ -37,8 +33,16 @@ class Whole(exchange.Exchange):
     def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
         size = len(piece)
         self.stream.taken(size)
-        if ended and size >= _PREFIX_BYTES and self._is_whole(piece, size):
-            self._started = True
+        # Most requests are one message in one frame.
+        if (
+            ended
+            and size >= _PREFIX_BYTES
+            and not piece[0]
+            and int.from_bytes(piece[1:_PREFIX_BYTES]) == size - _PREFIX_BYTES
+            and self._assembler is None
+            and not self.started
+        ):
+            self.started = True
             self.start(piece[_PREFIX_BYTES:])
             return
         self._gather(piece)
@@ -46,28 +50,19 @@ class Whole(exchange.Exchange):
             self.ended()
 
     def ended(self) -> None:
-        if self._started or self.answered:
+        if self.started or self.answered:
             return
         if self._assembler is not None and self._assembler.incomplete:
             self.fail(grpc.StatusCode.INTERNAL, "the request ends in the middle of its message")
         else:
             self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has no message, one is expected")
 
-    def _is_whole(self, piece: streams.Buffer, size: int) -> bool:
-        """Whether `piece` is one message and nothing else, as most are."""
-        return (
-            self._assembler is None
-            and not piece[0]
-            and int.from_bytes(piece[1:_PREFIX_BYTES]) == size - _PREFIX_BYTES
-            and not self._started
-        )
-
     def _gather(self, piece: streams.Buffer) -> None:
         for compressed, message in self.add(piece):
-            if self._started:
+            if self.started:
                 self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has more than one message")
                 return
-            self._started = True
+            self.started = True
             if compressed:
                 self._inflate(message)
             else:
@@ -127,17 +122,12 @@ class Whole(exchange.Exchange):
 class Infer(Whole):
     """One ModelInfer call."""
 
-    __slots__ = ("_inference", "_model")
-
-    def __init__(self, front: exchange.Front, stream: streams.Stream, view: heads.View) -> None:
-        super().__init__(front, stream, view)
-        self._inference: service.Inference | None = None
-        self._model = ""
+    __slots__ = ()
 
     def start(self, message: streams.Buffer) -> None:
         try:
-            self._inference = inference = self.front.service.infer_bytes(message, self, self._done)
-            self._model = inference.model
+            self.inference = inference = self.front.service.infer_bytes(message, self, self._done)
+            self.model = inference.model
             self.stream.host.note(inference.model)
         except protobuf.DecodeError:
             self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
@@ -147,13 +137,13 @@ class Infer(Whole):
             self.fail_with(error)
 
     def give_up(self) -> None:
-        inference, self._inference = self._inference, None
+        inference, self.inference = self.inference, None
         if inference is not None:
             self.stream.lingers()
             inference.give_up(self.stream.rested)
 
     def _done(self, answer: service.Answer) -> None:
-        inference, self._inference = self._inference, None
+        inference, self.inference = self.inference, None
         if inference is not None:
             inference.close()
         if self.answered:
@@ -166,13 +156,13 @@ class Infer(Whole):
         except Exception as error:  # noqa: BLE001 - every failure is told
             self.fail_with(error)
             return
-        if self.front.engine.leaving(self._model):
+        if self.front.engine.leaving(self.model):
             self.stream.go_away()
         self.answer(pieces)
 
     def _fail(self, error: border.InferenceError) -> None:
         """The model that was asked for may be elsewhere by now."""
-        if self.front.engine.leaving(self._model):
+        if self.front.engine.leaving(self.model):
             self.stream.go_away()
         self.fail_with(error)
 

@@ -12,7 +12,7 @@ import hypothesis
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from gpu_worker.http2 import codes, frames, headers, hpack, session
+from gpu_worker.http2 import codes, frames, hpack, session
 from gpu_worker.http2 import limits as http2_limits
 from tests.support import http2_peer
 
@@ -35,7 +35,7 @@ class Agreement(RuleBasedStateMachine):
         super().__init__()
         self.application = http2_peer.Recorder(answers=False, takes=False)
         self.clock = http2_peer.Clock()
-        self.server = session.Session(self.application, LIMITS, headers.Reader(), self.clock)
+        self.server = session.Session(self.application, LIMITS, self.clock)
         self.server.start()
         config = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self.client = h2.connection.H2Connection(config)

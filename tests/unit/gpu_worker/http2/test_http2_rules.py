@@ -152,6 +152,8 @@ def test_what_breaks_the_connection(data: bytes, code: Code, words: str) -> None
             b" x", b"x ", b"\tx", b"a\nb", b"a\rb", b"a\0b",
         )),
         (opening(1, more=((b"content-length", b"1"), (b"content-length", b"2"))), Code.PROTOCOL_ERROR),
+        (frame(codes.HEADERS, END, 1, BLOCK + b"\xb9"), Code.PROTOCOL_ERROR),  # transfer-encoding of the static table
+        (frame(codes.HEADERS, END, 1, BLOCK + b"\x88"), Code.PROTOCOL_ERROR),  # :status 200 of the static table
     ],
 )  # fmt: skip
 def test_what_breaks_one_stream_leaves_the_others(data: bytes, code: Code) -> None:
