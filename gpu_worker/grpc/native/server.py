@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -155,29 +155,29 @@ def limits_of(arguments: Mapping[str, int]) -> http2_limits.Limits:
     """The limits of connections from channel arguments of gRPC's core, which the flags are made to."""
     found: dict[str, Any] = {}
     for name, value in arguments.items():
-        field, scale = _ARGUMENTS[name]
-        if scale and (value <= 0 or value >= _FOREVER_MS):
-            found[field] = _UNSET[field]
-        else:
-            found[field] = value * scale if scale else value
-    if "keepalive_without_calls" in found:
-        found["keepalive_without_calls"] = bool(found["keepalive_without_calls"])
+        field, read = _ARGUMENTS[name]
+        found[field] = read(value)
+        if read is _seconds and not 0 < value < _FOREVER_MS:
+            found[field] = _UNSET_S[field]
     return http2_limits.Limits(**found)
 
 
-_MS = 1e-3
-_ARGUMENTS = {
-    "grpc.keepalive_time_ms": ("keepalive_time_s", _MS),
-    "grpc.keepalive_timeout_ms": ("keepalive_timeout_s", _MS),
-    "grpc.keepalive_permit_without_calls": ("keepalive_without_calls", 0),
-    "grpc.http2.max_pings_without_data": ("keepalive_pings", 0),
-    "grpc.http2.min_ping_interval_without_data_ms": ("ping_interval_s", _MS),
-    "grpc.http2.max_ping_strikes": ("ping_strikes", 0),
-    "grpc.max_connection_age_ms": ("age_s", _MS),
-    "grpc.max_connection_age_grace_ms": ("age_grace_s", _MS),
+def _seconds(milliseconds: int) -> float:
+    return milliseconds / 1000
+
+
+_ARGUMENTS: Mapping[str, tuple[str, Callable[[int], float]]] = {
+    "grpc.keepalive_time_ms": ("keepalive_time_s", _seconds),
+    "grpc.keepalive_timeout_ms": ("keepalive_timeout_s", _seconds),
+    "grpc.keepalive_permit_without_calls": ("keepalive_without_calls", bool),
+    "grpc.http2.max_pings_without_data": ("keepalive_pings", int),
+    "grpc.http2.min_ping_interval_without_data_ms": ("ping_interval_s", _seconds),
+    "grpc.http2.max_ping_strikes": ("ping_strikes", int),
+    "grpc.max_connection_age_ms": ("age_s", _seconds),
+    "grpc.max_connection_age_grace_ms": ("age_grace_s", _seconds),
 }
 _NEVER_S = float("inf")
-_UNSET = {
+_UNSET_S = {
     "keepalive_time_s": _NEVER_S,
     "keepalive_timeout_s": _NEVER_S,
     "ping_interval_s": 0.0,

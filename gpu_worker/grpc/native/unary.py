@@ -58,10 +58,12 @@ class Whole(exchange.Exchange):
             self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has no message, one is expected")
 
     def _gather(self, piece: streams.Buffer) -> None:
-        for compressed, message in self.add(piece):
-            if self.started:
-                self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has more than one message")
-                return
+        found = self.add(piece)
+        more = self._assembler is not None and self._assembler.incomplete
+        if len(found) + self.started + (more and bool(found or self.started)) > 1:
+            self.fail(grpc.StatusCode.UNIMPLEMENTED, "the request has more than one message")
+            return
+        for compressed, message in found:
             self.started = True
             if compressed:
                 self._inflate(message)

@@ -96,6 +96,7 @@ class Front:
     intake: wire_intake.Intake
     http: http_server.Server
     http_port: int
+    grpc: Any
     grpc_port: int
     _clients: list[Client] = dataclasses.field(default_factory=list)
 
@@ -155,7 +156,7 @@ async def serve(repository: pathlib.Path, frontend: str) -> AsyncIterator[Serve]
         calls = FRONTENDS[frontend](engine, intake, listen.Listen("127.0.0.1", 0), rules)
         stack.push_async_callback(calls.stop, 0)
         http_port = await http.start(http_server.Listen("127.0.0.1", 0))
-        front = Front(engine, intake, http, http_port, await calls.start())
+        front = Front(engine, intake, http, http_port, calls, await calls.start())
         stack.push_async_callback(front.disconnect)
         return front
 

@@ -23,6 +23,8 @@ PATIENCE_S = 60
 LOAD = pathlib.Path(__file__).with_name("triton_load.py")
 ASKED = {"inputs": [{"name": "INPUT", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 
+WAYS = pytest.mark.parametrize(("kind", "frontend"), [("http", "native"), ("grpc", "native"), ("grpc", "grpcio")])
+
 
 @dataclasses.dataclass
 class Load:
@@ -51,7 +53,7 @@ async def load(kind: str, port: int) -> AsyncIterator[Load]:
 
 
 @pytest.mark.slow  # a whole worker and a whole client start
-@pytest.mark.parametrize("kind", ["http", "grpc"])
+@WAYS
 @pytest.mark.parametrize("frontends", [1, 2])
 async def test_no_request_fails_while_connections_age(kind: str, launch: Launch) -> None:
     worker = await launch("--http-max-connection-age-secs=0.1", "--grpc-max-connection-age=100")
@@ -64,7 +66,7 @@ async def test_no_request_fails_while_connections_age(kind: str, launch: Launch)
 
 
 @pytest.mark.slow  # whole workers and a whole client start
-@pytest.mark.parametrize("kind", ["http", "grpc"])
+@WAYS
 @pytest.mark.parametrize("frontends", [1, 2])
 async def test_no_request_fails_while_a_worker_stops_that_nobody_is_led_to(kind: str, launch: Launch) -> None:
     old = await launch("--grpc-max-connection-age=300")
