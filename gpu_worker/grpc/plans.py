@@ -10,6 +10,7 @@ nor remember more than its bounds.
 from __future__ import annotations
 
 import functools
+import time
 from typing import NamedTuple
 
 from gpu_worker.engine import border
@@ -53,6 +54,7 @@ class Plans:
         Raises protobuf's DecodeError, and InferenceError as `codec.decode`. What it returns is shared but for its
         inputs, and must not be changed otherwise.
         """
+        began_ns = time.monotonic_ns()
         scan = _scan(message)
         if scan is None:
             return _whole(message, reply)
@@ -74,7 +76,10 @@ class Plans:
             border.Tensor(name, datatype, shape, data)
             for (name, datatype, shape), data in zip(plan.inputs, raw, strict=True)
         ]
-        return border.InferRequest(plan.model, plan.version, identifier, inputs, plan.outputs, plan.parameters, reply)
+        return border.InferRequest(
+            *(plan.model, plan.version, identifier, inputs, plan.outputs, plan.parameters, reply),
+            received=border.Received("GRPC", began_ns, time.monotonic_ns()),
+        )
 
     def encode(self, answer: border.InferResponse) -> list[border.Buffer]:
         """The answer's message in pieces, which share the tensors' memory; all tensors are raw."""

@@ -83,7 +83,8 @@ class Service:
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = self.plans.decode(message, inference)
-        request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
+        if self._rules.forwarding.is_on:
+            request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
         inference.submit(request, call.deadline_s)
         return inference
 

@@ -37,6 +37,13 @@ def shown(block: frames.Block | None) -> dict[str, str]:
     return {str(name): str(value) for name, value in oracle.Decoder().decode(block.body)}
 
 
+def refused(found: heads.View) -> str:
+    """The HTTP status that a request gets which is no call."""
+    assert found.refusal is not None
+    assert found.failure is None
+    return shown(found.refusal.head)[":status"]
+
+
 # -- heads
 
 
@@ -64,13 +71,13 @@ def test_content_types_of_grpc_are_taken(kind: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [b"", b"application/json", b"application/grpcx", b"application/grpc-web"])
 def test_other_content_types_are_unsupported_media(kind: bytes) -> None:
-    assert shown(view(kind=(b"content-type", kind)).failure) == {":status": "415"}
+    assert refused(view(kind=(b"content-type", kind))) == "415"
 
 
 def test_only_posts_to_known_methods_are_calls() -> None:
     views = heads.Views({b"/s/m": METHOD})
     get = headers.request(((b":method", b"GET"), *PSEUDO[1:], TYPE))
-    assert shown(views.view(get).failure)[":status"] == "405"
+    assert refused(views.view(get)) == "405"
     other = headers.request((*PSEUDO[:2], (b":path", b"/s/\xff"), TYPE))
     told = shown(views.view(other).failure)
     assert (told["grpc-status"], told["grpc-message"]) == ("12", "Method not found: /s/%C3%BF")
