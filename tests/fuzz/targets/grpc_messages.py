@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import message as protobuf
 
 from gpu_worker import core
 from gpu_worker.engine import border
-from gpu_worker.grpc import codec
-from gpu_worker.grpc.native import assembling, splitting
+from gpu_worker.grpc import codec, plans
+from gpu_worker.grpc.native import assembling
 from gpu_worker.wire import intake as wire_intake
 from protos.inference.v2 import predict_pb2
 
 NAME = "grpc"
 _MOST_BYTES = 2**11
 _ENGINE = core.Core.create(core.Options(repositories=()))
+_PLANS = plans.Plans()
 _Request = predict_pb2.ModelInferRequest
 
 
@@ -56,27 +59,23 @@ def _messages(data: bytes) -> tuple[list[tuple[bool, bytes]], bool]:
 
 
 def _check_request(message: bytes) -> None:
-    # Below some size nothing is cut off, since it is not worth it; here it is tried with all.
-    least, splitting._LEAST_BYTES = splitting._LEAST_BYTES, 0
-    try:
-        head, raw = splitting.split(message)
-    finally:
-        splitting._LEAST_BYTES = least
-    if raw is not None:
-        assert _outcome(bytes(head), [bytes(each) for each in raw]) == _outcome(message, None)
-    else:
-        assert head is message
-        _outcome(message, None)
+    # Twice: the second time with what is remembered of the first.
+    whole = _outcome(functools.partial(_whole, message))
+    assert _outcome(functools.partial(_PLANS.decode, message, _never)) == whole
+    assert _outcome(functools.partial(_PLANS.decode, memoryview(message), _never)) == whole
 
 
-def _outcome(message: bytes, raw: list[bytes] | None) -> Any:
+def _whole(message: bytes) -> border.InferRequest:
+    request = _Request.FromString(message)
+    return codec.decode(request, list(request.raw_input_contents), _never)
+
+
+def _outcome(decode: Callable[[], border.InferRequest]) -> Any:
     """What the engine would be asked, or why not."""
     try:
-        request = _Request.FromString(message)
+        found = decode()
     except protobuf.DecodeError:
         return "no message"
-    try:
-        found = codec.decode(request, list(request.raw_input_contents) if raw is None else raw, _never)
     except border.InferenceError as error:
         return error.kind, error.message
     tensors = [(each.name, each.datatype, each.shape, bytes(each.data), each.region) for each in found.inputs]
