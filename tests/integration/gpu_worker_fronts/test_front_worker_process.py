@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import pathlib
@@ -148,6 +149,30 @@ async def test_a_worker_follows_its_repository(launch: Any, repository: pathlib.
         while (await get(worker.ports["http"], "/v2/models/late/ready"))[0] != 200:
             await _moment()
     assert (await get(worker.ports["http"], "/v2/health/ready"))[0] == 200
+
+
+@pytest.mark.slow  # a worker starts, dies and starts again
+async def test_what_came_with_a_load_is_gone_after_a_crash(
+    launch: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    worker = await launch("--model-control-mode=explicit")
+    file = base64.b64encode(onnx_models.identity()).decode()
+    body = json.dumps({"parameters": {"config": "{}", "file:1/model.onnx": file}}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["http"])
+    head = b"POST /v2/repository/models/brought/load HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(body) + body)
+    async with asyncio.timeout(60):
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert len(list(scratch.glob("tms-models-*/model-*/1/model.onnx"))) == 1
+    worker.process.kill()
+    await asyncio.to_thread(worker.wait)
+    assert len(list(scratch.glob("tms-models-*"))) == 1
+    await launch("--model-control-mode=explicit")
+    assert list(scratch.glob("tms-models-*")) == []
 
 
 async def test_scrapes_share_a_connection(launch: Any) -> None:
