@@ -178,6 +178,19 @@ class Loader:
         config.CopyFrom(plan.config)
         plan = dataclasses.replace(plan, config=config)
         there = _staying(plan, serving)
+        loaded = self._loaded(plan, there)
+        labels = _labels(plan)
+        specs = {number: _spec(plan.config, str(number), labels) for number in plan.versions}
+        for number, each in loaded.items():
+            _warm_up(plan, specs[number], each.programs)
+        changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
+        gpu_uuid = self._only_gpu(plan.config)
+        fresh = self._begun(plan, specs, loaded, gpu_uuid)
+        versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
+        return Opened(versions, list(fresh.values()), changes, gpu_uuid)
+
+    def _loaded(self, plan: Plan, there: dict[int, Version]) -> dict[int, _Loaded]:
+        """What must be loaded, with the configuration completed; takes out of `there` what cannot stay after all."""
         loaded = {number: self._load(plan, path) for number, path in plan.versions.items() if number not in there}
         speaker = _speaker(plan, loaded, there)
         completion.complete(plan.config, speaker.inputs, speaker.outputs, self._defaults)
@@ -186,18 +199,23 @@ class Loader:
             loaded[number] = self._load(plan, plan.versions[number])
         for each in loaded.values():
             completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
-        labels = _labels(plan)
-        specs = {number: _spec(plan.config, str(number), labels) for number in plan.versions}
-        for number, each in loaded.items():
-            _warm_up(plan, specs[number], each.programs)
-        changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
+        return loaded
+
+    def _begun(
+        self, plan: Plan, specs: Mapping[int, spec.ModelSpec], loaded: Mapping[int, _Loaded], gpu_uuid: str
+    ) -> dict[int, Version]:
+        """Starts the threads of what is loaded: of all versions, or of none."""
         observed = _observed(plan.config, self._observed)
-        fresh = {number: _fresh(plan.config, specs[number], each, observed) for number, each in loaded.items()}
-        gpu_uuid = self._only_gpu(plan.config)
-        for version in fresh.values():
-            version.gpu_uuid = gpu_uuid
-        versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
-        return Opened(versions, list(fresh.values()), changes, gpu_uuid)
+        fresh: dict[int, Version] = {}
+        try:
+            for number, each in loaded.items():
+                fresh[number] = _fresh(plan.config, specs[number], each, observed)
+                fresh[number].gpu_uuid = gpu_uuid
+        except RuntimeError:
+            for version in fresh.values():
+                version.scheduler.abandon()
+            raise
+        return fresh
 
     def _only_gpu(self, config: _Config) -> str:
         """The name of the GPU that all instances are on; empty where there are others."""

@@ -92,25 +92,42 @@ class Scheduler:
         Instances that stay go on as they are; the others end after what they run.
         """
         wanted = list(programs)
+        leaving: list[_Instance] = []
         with self._condition:
             for instance in self._instances:
                 index = next((at for at, program in enumerate(wanted) if program is instance.program), None)
-                instance.leaving = index is None
-                if index is not None:
+                if index is None:
+                    leaving.append(instance)
+                else:
                     del wanted[index]
-            self._instances = [instance for instance in self._instances if not instance.leaving]
-            fresh = [] if self._closing else [_Instance(program) for program in wanted]
-            self._instances += fresh
-            self._condition.notify_all()
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            self._threads += [self._started(instance) for instance in fresh]
+            if not self._closing:
+                self._begin([_Instance(program) for program in wanted])
+            if len(leaving) < len(self._instances):
+                # Else nothing would be left that serves.
+                self._leave(leaving)
 
-    def _started(self, instance: _Instance) -> threading.Thread:
-        self._made += 1
-        name = f"{self.spec.name}_{self.spec.version}_{self._made - 1}"
-        thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
-        thread.start()
-        return thread
+    def _leave(self, leaving: Sequence[_Instance]) -> None:
+        for instance in leaving:
+            instance.leaving = True
+        self._instances = [instance for instance in self._instances if not instance.leaving]
+        self._condition.notify_all()
+
+    def _begin(self, fresh: Iterable[_Instance]) -> None:
+        """Starts their threads; as long as one serves, those that the system refuses are done without."""
+        for instance in fresh:
+            self._made += 1
+            name = f"{self.spec.name}_{self.spec.version}_{self._made - 1}"
+            thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not self._instances:
+                    raise
+                log.error("instance.not_started", instance=name, reason=str(error))  # noqa: TRY400 - the reason says all
+                return
+            self._instances.append(instance)
+            self._threads.append(thread)
 
     def waiting(self) -> statistics.Waiting:
         """What has no answer yet."""

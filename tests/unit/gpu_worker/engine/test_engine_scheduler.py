@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -156,3 +157,30 @@ def _request(model: spec.ModelSpec, number: int, answers: list[int]) -> border.I
     shape = (1, 1) if model.max_batch_size else (1,)
     tensor = border.Tensor("IN", "FP32", shape, np.array([number], "<f4").tobytes())
     return border.InferRequest("m", "", "r", [tensor], [], {}, reply)
+
+
+def test_threads_that_cannot_be_had_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    left = 1
+
+    def refusing(thread: threading.Thread) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    loop = AtOnce()
+    answers: list[int] = []
+    serving = scheduler.Scheduler(MODEL, [Double()] * 3, statistics.Statistics())
+    serving.resize([Double()])
+    try:
+        assert serving.submit([_request(MODEL, 7, answers)], loop, time.monotonic_ns(), regions.Regions()) == []
+        serving.stop()
+        assert serving.join(time.monotonic() + 60)
+    finally:
+        loop.close()
+    assert answers == [7]
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        scheduler.Scheduler(MODEL, [Double()], statistics.Statistics())
