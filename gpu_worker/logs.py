@@ -12,7 +12,7 @@ import json
 import logging
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -79,6 +79,7 @@ class _Log:
     def __init__(self) -> None:
         self.settings = Settings()
         self.terminal = False
+        self.listeners: list[Callable[[Settings], None]] = []
 
 
 _log = _Log()
@@ -119,7 +120,28 @@ def current() -> Settings:
 def update(changes: Mapping[str, border.LogSetting]) -> Settings:
     """Changes the process's log from now on; see `Settings.changed`. Returns all settings."""
     _log.settings = _log.settings.changed(changes)
+    for listener in tuple(_log.listeners):
+        listener(_log.settings)
     return _log.settings
+
+
+def follow(told: Mapping[str, border.LogSetting]) -> None:
+    """Takes over the settings of another process of this worker, but for the file. Raises as `Settings.changed`."""
+    changes = {name: value for name, value in told.items() if name != "log_file"}
+    if _log.settings.changed(changes) != _log.settings:
+        update(changes)
+
+
+def listen(listener: Callable[[Settings], None]) -> Callable[[], None]:
+    """Tells the listener the settings now, and again whenever they change; what is returned ends that."""
+    _log.listeners.append(listener)
+    listener(_log.settings)
+
+    def end() -> None:
+        if listener in _log.listeners:
+            _log.listeners.remove(listener)
+
+    return end
 
 
 class _Sink:

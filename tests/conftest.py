@@ -6,11 +6,15 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import postgres
 from tms_server.store import migrate, opening
 
+# How long an example takes is the machine's affair; what hangs is stopped by the test's own time.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that use onnxruntime themselves
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in a background job, and what is ignored is inherited by the programs that tests interrupt.

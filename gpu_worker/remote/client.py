@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from gpu_worker import logs
 from gpu_worker.engine import border, delivery
 from gpu_worker.remote import link, messages, pump
 
@@ -184,6 +185,8 @@ class RemoteEngine(border.Engine):
         elif message.kind == messages.Kind.LEAVING:
             model, leaves = messages.read_leaving(message)
             (self._leaving.add if leaves else self._leaving.discard)(model)
+        elif message.kind == messages.Kind.LOGGING:
+            logs.follow(messages.read_logging(message))
 
     def _answered(self, message: link.Message) -> None:
         answer = messages.read_answer(message)

@@ -37,6 +37,7 @@ class Kind(enum.IntEnum):
     FAILURE = 5
     RESULT = 6
     LEAVING = 7
+    LOGGING = 8
 
 
 def _others(record: type[Any], apart: Sequence[str]) -> tuple[str, ...]:
@@ -161,6 +162,18 @@ def read_leaving(message: link.Message) -> tuple[str, bool]:
         raise MalformedError("a departure is a model and whether it leaves")
     model, leaves = found
     return model, leaves
+
+
+def logging(told: Mapping[str, border.LogSetting]) -> link.Message:
+    """The settings of the engine's log, which the fronts follow."""
+    return link.Message(Kind.LOGGING, 0, values.encode(dict(told)))
+
+
+def read_logging(message: link.Message) -> dict[str, border.LogSetting]:
+    found = values.decode(message.head)
+    if not (isinstance(found, dict) and all(isinstance(name, str) for name in found)):
+        raise MalformedError("the settings of a log have names")
+    return found
 
 
 def read_failure(message: link.Message) -> border.InferenceError:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from gpu_worker import logs
 from gpu_worker.engine import border, departures
 from gpu_worker.remote import link, messages, pump
 
@@ -56,6 +57,7 @@ class Front:
         self._open = True
         self._pump = pump.Pump(receiver, self._handle, self._submit, self._fail)
         self._end_listening = leaving.listen(self._tell_leaving)
+        self._end_logging = logs.listen(self._tell_logging)
 
     @property
     def in_flight(self) -> int:
@@ -69,8 +71,10 @@ class Front:
         self._open = False
         self._pump.stop()
         # Else this and the listener would hold each other, and the front's memory, until garbage is searched for.
-        end_listening, self._end_listening = self._end_listening, _nothing
-        end_listening()
+        endings = (self._end_listening, self._end_logging)
+        self._end_listening = self._end_logging = _nothing
+        for end in endings:
+            end()
         for request in self._requests.values():
             request.cancel()
         for task in self._tasks.values():
@@ -151,6 +155,9 @@ class Front:
 
     def _tell_leaving(self, model: str, leaves: bool) -> None:  # noqa: FBT001 - a listener's form
         self._post(messages.leaving(model, leaves))
+
+    def _tell_logging(self, settings: logs.Settings) -> None:
+        self._post(messages.logging(settings.told()))
 
     def _post(self, message: link.Message) -> None:
         """Sends it, after those that wait for room."""

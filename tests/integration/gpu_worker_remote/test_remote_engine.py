@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_worker import core
+from gpu_worker import core, logs
 from gpu_worker.engine import border
 from gpu_worker.remote import client, link, memory, messages, server
-from tests.support import engine_client, onnx_models
+from tests.support import engine_client, onnx_models, shared_objects
 
 SIZES = memory.Sizes(ring_bytes=2**16, handles=4096, arena_bytes=2**24)
 ONE = """
@@ -258,3 +258,28 @@ async def test_results_of_any_kind_of_call_are_plain(pair: Pair) -> None:
         parameters: Any = list(inspect.signature(getattr(border.Engine, name)).parameters.values())[1:]
         if all(parameter.default is not inspect.Parameter.empty for parameter in parameters):
             assert await pair.remote.call(name, (), {}) == await getattr(pair.engine, name)()
+
+
+async def test_fronts_follow_the_settings_of_the_engines_log(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(logs, "follow", heard.append)
+    try:
+        await pair.remote.log_settings({"log_verbose_level": 3})
+        await pair.asking.until(lambda: any(each["log_verbose_level"] == 3 for each in heard))
+    finally:
+        await pair.remote.log_settings({"log_verbose_level": 0})
+
+
+async def test_tensors_in_shared_memory_are_the_engines_to_read_and_write(pair: Pair) -> None:
+    row = np.array([[1, 2, 3, 4]], np.float32)
+    with shared_objects.made(32) as path:
+        path.write_bytes(row.tobytes() + bytes(16))
+        await pair.remote.register_system_region(border.SystemRegion("r", shared_objects.key(path), 0, 32))
+        output = border.RequestedOutput("OUTPUT", region=border.Region("r", 16, 16))
+        request, answered = pair.asking.prepare("ident", row, outputs=[output])
+        request.inputs[0].data, request.inputs[0].region = b"", border.Region("r", 0, 16)
+        (answer,) = await pair.asking.ask_all([(request, answered)])
+        assert isinstance(answer, border.InferResponse)
+        assert answer.outputs[0].region == output.region
+        assert path.read_bytes() == row.tobytes() * 2
+        assert await pair.remote.system_regions("") == await pair.engine.system_regions("")

@@ -121,3 +121,19 @@ def test_any_change_is_made_whole_or_refused(changes: dict[str, Any]) -> None:
     except border.InferenceError:
         return
     assert changed.told() == logs.Settings().told() | changes
+
+
+def test_other_processes_follow_and_hear_of_no_change_twice() -> None:
+    told: list[dict[str, Any]] = []
+    before = logs.current().told()
+    end = logs.listen(lambda settings: told.append(settings.told()))
+    try:
+        logs.follow({**before, "log_file": "of another process", "log_verbose_level": 4})
+        logs.follow({**before, "log_verbose_level": 4})
+        assert logs.current().told() == before | {"log_verbose_level": 4}
+    finally:
+        logs.follow(before)
+        end()
+        end()
+    logs.update({})
+    assert told == [before, before | {"log_verbose_level": 4}, before]
