@@ -140,7 +140,8 @@ class Registry:
     def statistics(self, name: str, version: str) -> list[border.ModelStatistics]:
         """Of one version, one model, or (`name` empty) all; raises InferenceError INVALID_ARGUMENT for an unknown one."""
         if not name:
-            return [each.statistics() for model in list(self._models.values()) for each in model.versions.values()]
+            models = sorted(self._models.values(), key=lambda model: model.name)
+            return [each.statistics() for model in models for each in model.versions.values()]
         model = self._models.get(name)
         found = [each for number, each in (model.versions if model else {}).items() if version in {"", number}]
         if not found:

@@ -93,7 +93,8 @@ class Regions:
         """The regions of that kind, or the one of that name; see `border.Engine.system_regions` for the errors."""
         if name:
             return [self._one(kind, name)]
-        return [memory.region for memory in self._memories.values() if isinstance(memory.region, kind)]
+        regions = [memory.region for memory in self._memories.values()]
+        return sorted((region for region in regions if isinstance(region, kind)), key=lambda region: region.name)
 
     def part(self, place: border.Region) -> Part:
         """What a request names. Raises InferenceError NOT_FOUND or INVALID_ARGUMENT."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf import message as protobuf
@@ -22,9 +22,11 @@ from protos.inference.v2 import predict_pb2
 _UNLIMITED = -1
 _QUIET_S = 0.25
 _FAR_S = 1e8
+_UNDECODABLE = border.ErrorKind.INTERNAL, "Exception deserializing request!"
 # gRPC's core adds up to a tenth to each connection's age.
 _AGE_SPREAD = 1.2
 
+_Message = TypeVar("_Message", bound=protobuf.Message)
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -127,15 +129,13 @@ def _handler(path: str, method: calls.Method, compression: grpc.Compression) -> 
             request_deserializer=method.request.FromString,
             response_serializer=_serialize,
         )
-    return grpc.unary_unary_rpc_method_handler(
-        _unary(path, method), request_deserializer=method.request.FromString, response_serializer=_serialize
-    )
+    return grpc.unary_unary_rpc_method_handler(_unary(path, method), response_serializer=_serialize)
 
 
 def _unary(path: str, method: calls.Unary) -> Any:
-    async def run(request: Any, context: _Context) -> Any:
+    async def run(data: bytes, context: _Context) -> Any:
         try:
-            return await method.handle(request, _Call(context))
+            return await method.handle(_decoded(method.request, data), _Call(context))
         except Exception as error:  # noqa: BLE001 - every failure is told
             await _abort(context, error, path)
 
@@ -154,9 +154,11 @@ def _streaming(path: str, method: calls.Streaming, compression: grpc.Compression
 
 
 def _infer_handler(inference: service.Service, compression: grpc.Compression) -> Any:
-    async def run(request: predict_pb2.ModelInferRequest, context: _Context) -> Any:
+    async def run(data: bytes, context: _Context) -> Any:
         _compress(context, compression)
         try:
+            request = _decoded(predict_pb2.ModelInferRequest, data)
+            del data  # held once, as long as the request
             answer = await _infer(inference, request, _Call(context))
         except Exception as error:  # noqa: BLE001 - every failure is told
             await _abort(context, error, service.INFER)
@@ -169,9 +171,15 @@ def _infer_handler(inference: service.Service, compression: grpc.Compression) ->
                 await context.send_initial_metadata(())
             return answer
 
-    return grpc.unary_unary_rpc_method_handler(
-        run, request_deserializer=predict_pb2.ModelInferRequest.FromString, response_serializer=_serialize
-    )
+    return grpc.unary_unary_rpc_method_handler(run, response_serializer=_serialize)
+
+
+def _decoded(kind: type[_Message], data: bytes) -> _Message:
+    """The message; gRPC's core would tell a client that it is none in words about Python."""
+    try:
+        return kind.FromString(data)
+    except protobuf.DecodeError:
+        raise border.InferenceError(*_UNDECODABLE) from None
 
 
 async def _infer(

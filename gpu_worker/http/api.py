@@ -105,7 +105,7 @@ class Api:
             api = routes.APIS[route.endpoint]
             self._rules.restriction.check(api, lambda name: request.headers.get(name.encode("latin-1"), b""))
         except border.InferenceError as error:
-            return messages.failure(error)
+            return messages.refusal(403, error.message)  # trying again would not help, as 503 says
         return None
 
     async def stop(self) -> None:

@@ -128,7 +128,7 @@ async def test_restricted_calls(launch: Any) -> None:
     worker = await launch(f"--http-restricted-api={group}", f"--grpc-restricted-protocol={group}")
     seen = await seen_by_client(worker, "restricted")
     for part, refused in (
-        (seen["http"], ["503", "This API is restricted, expecting header 'admin-key'"]),
+        (seen["http"], ["403", "This API is restricted, expecting header 'admin-key'"]),
         (
             seen["grpc"],
             [
