@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from docs.pages import markdown
-from tests.conformance import case, catalogue, differences, expected
+from tests.conformance import case, catalogue, difference, differences, expected
 
 _MOST_CHARACTERS = 160
 _OPENING = """# Conformance of the worker
@@ -35,9 +35,9 @@ class _Notes:
     """Differences in the order in which the tables name them."""
 
     def __init__(self) -> None:
-        self._numbers: dict[differences.Difference, int] = {}
+        self._numbers: dict[difference.Difference, int] = {}
 
-    def mark(self, entries: Iterable[differences.Difference]) -> str:
+    def mark(self, entries: Iterable[difference.Difference]) -> str:
         numbers = [self._numbers.setdefault(entry, len(self._numbers) + 1) for entry in entries]
         return "".join(f" [{number}](#note-{number})" for number in numbers)
 
@@ -58,7 +58,7 @@ def _sorted(cases: Iterable[case.Case]) -> list[case.Case]:
 
 
 def _summary() -> str:
-    counted = dict.fromkeys(differences.Verdict, 0)
+    counted = dict.fromkeys(difference.Verdict, 0)
     for name in catalogue.CASES:
         for verdict in {entry.verdict for entry in differences.of(name)}:
             counted[verdict] += 1

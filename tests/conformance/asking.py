@@ -14,21 +14,26 @@ import grpc
 
 from tests.conformance import case, servers
 
+BROKEN = "breaks the connection"
+"""The status of an answer that never came, since the connection ended before it."""
+
 _WAIT_S = 60.0
+_MOST_TRIES = 5000
 _SHARED = pathlib.Path("/dev/shm")
+_CLOSED = "Socket closed"
 _COMPRESSION = {"": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 @dataclasses.dataclass(frozen=True)
 class HttpAnswer:
-    status: int
+    status: str
     headers: Mapping[str, str]
     body: bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class RpcAnswer:
-    code: str
+    status: str
     details: str
     messages: tuple[bytes, ...] = ()
 
@@ -53,10 +58,32 @@ class Asker:
     def close(self) -> None:
         self._channel.close()
 
+    def broke(self, answers: Answers) -> bool:
+        """Whether the server died of what it was asked."""
+        return any(answer.status == BROKEN for answer in answers.calls) and self._server.died()
+
     def ask(self, asked: case.Case) -> Answers:
         with _objects(asked.shared):
-            calls = tuple(self._call(call) for call in asked.calls)
-            return Answers(calls, {key: _path(key).read_bytes() for key in asked.shared})
+            calls = tuple(self._settled(asked, call) for call in asked.calls)
+            shared = {key: _path(key).read_bytes() for key in asked.shared}
+            for call in asked.cleanup:
+                self._repeat(call)
+            return Answers(calls, shared)
+
+    def _settled(self, asked: case.Case, call: case.Call) -> HttpAnswer | RpcAnswer:
+        answer = self._call(call)
+        tries = 0
+        while call is asked.call and asked.settles not in _content(answer) and tries < _MOST_TRIES:
+            answer = self._call(call)
+            tries += 1
+        return answer
+
+    def _repeat(self, call: case.Call) -> None:
+        """Until it succeeds: Triton refuses to let go of what a request has just used."""
+        for _ in range(_MOST_TRIES):
+            if self._call(call).status in {"200", "OK"}:
+                return
+        raise AssertionError(f"{call} never succeeds")
 
     def _call(self, call: case.Call) -> HttpAnswer | RpcAnswer:
         if isinstance(call, case.Twin):
@@ -68,9 +95,12 @@ class Asker:
             connection.sendall(call.data)
             answer = http.client.HTTPResponse(connection, method=call.data.split(b" ", 1)[0].decode())
             with contextlib.closing(answer):
-                answer.begin()
-                headers = {name.lower(): value for name, value in answer.getheaders()}
-                return HttpAnswer(answer.status, headers, answer.read())
+                try:
+                    answer.begin()
+                    headers = {name.lower(): value for name, value in answer.getheaders()}
+                    return HttpAnswer(str(answer.status), headers, answer.read())
+                except (ConnectionError, http.client.IncompleteRead):
+                    return HttpAnswer(BROKEN, {}, b"")
 
     def _rpc(self, call: case.Rpc) -> RpcAnswer:
         settings: dict[str, Any] = {
@@ -86,7 +116,10 @@ class Asker:
             messages += given if call.stream else [given.result()]
         except (grpc.RpcError, grpc.FutureCancelledError):
             pass
-        return RpcAnswer(given.code().name, given.details() or "", tuple(messages))
+        details = given.details() or ""
+        if _CLOSED in details:
+            return RpcAnswer(BROKEN, "")
+        return RpcAnswer(given.code().name, details, tuple(messages))
 
     def _start(self, call: case.Rpc, settings: dict[str, Any]) -> Any:
         # Without serialisers the bytes go as they are; the stubs want messages.
@@ -94,6 +127,10 @@ class Asker:
         if call.stream:
             return channel.stream_stream(call.method)(iter(call.messages), **settings)
         return channel.unary_unary(call.method).future(call.messages[0], **settings)
+
+
+def _content(answer: HttpAnswer | RpcAnswer) -> bytes:
+    return answer.body if isinstance(answer, HttpAnswer) else b"".join(answer.messages)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,10 @@ from typing import Self
 
 from tests.conformance import asking, case, comparing, expected, models, servers, setups
 
-FRONTENDS: Mapping[str, tuple[str, ...]] = {"asyncio": ()}
+FRONTENDS: Mapping[str, tuple[str, ...]] = {
+    "grpcio": ("--grpc-frontend=grpcio",),
+    "native": ("--grpc-frontend=native",),
+}
 """Our gRPC front ends by name, each with the flags that choose it."""
 
 _TRITON = "triton"
@@ -30,7 +33,7 @@ class Bench:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._repositories = models.Repositories.make(folder)
+        self._repositories: dict[str, models.Repositories] = {}
         self._stack = contextlib.ExitStack()
         self._askers: dict[tuple[str, str], asking.Asker | servers.StartFault] = {}
         self._answers: dict[tuple[str, str], asking.Answers] = {}
@@ -56,13 +59,16 @@ class Bench:
 
     def _ask(self, of: case.Case, server: str) -> asking.Answers:
         if (server, of.id) not in self._answers:
-            self._answers[server, of.id] = self._asker(of.setup, server).ask(of)
+            asker = self._asker(of.setup, server)
+            self._answers[server, of.id] = asker.ask(of)
+            if asker.broke(self._answers[server, of.id]):
+                del self._askers[of.setup, server]  # the next case gets a new one
         return self._answers[server, of.id]
 
     def _asker(self, setup: str, server: str) -> asking.Asker:
         if (setup, server) not in self._askers:
             try:
-                self._askers[setup, server] = self._start(setups.SETUPS[setup], f"{setup}-{server}", server)
+                self._askers[setup, server] = self._start(setup, server)
             except servers.StartFault as fault:
                 self._askers[setup, server] = fault
         found = self._askers[setup, server]
@@ -70,16 +76,21 @@ class Bench:
             raise found
         return found
 
-    def _start(self, setup: setups.Setup, name: str, server: str) -> asking.Asker:
-        folder = self._folder / name
-        folder.mkdir()
+    def _start(self, setup: str, server: str) -> asking.Asker:
+        flags = setups.SETUPS[setup].filled(self._folder / setup / server)
+        repositories = self._repository(setup)
         if server == _TRITON:
-            started = servers.triton(self._repositories.triton, setup.triton(folder))
+            started = servers.triton(repositories.triton, flags)
         else:
-            started = servers.worker(self._repositories.ours, [*setup.ours(folder), *FRONTENDS[server]])
+            started = servers.worker(repositories.ours, [*flags, *FRONTENDS[server]])
         asker = asking.Asker(self._stack.enter_context(started), ours=server != _TRITON)
         self._stack.callback(asker.close)
         return asker
+
+    def _repository(self, setup: str) -> models.Repositories:
+        if setup not in self._repositories:
+            self._repositories[setup] = models.Repositories.make(self._folder / setup, setups.SETUPS[setup].models)
+        return self._repositories[setup]
 
 
 def _shown(of: case.Case, answers: asking.Answers) -> expected.Answer:

@@ -64,7 +64,8 @@ class Case:
     """A call, those that lead up to it and those that put things back; the answers of all are compared.
 
     `section` and `row` say where it stands on the page. What Triton answers is in `expected`, what ours answers otherwise
-    in `differences`. `masked` names members whose values are each server's own. `shared` are
+    in `differences`. `cleanup` is repeated until it succeeds and compared with nothing. `call` is repeated until
+    its answer holds `settles`, for what a server counts only after it has answered. `masked` names members whose values are each server's own. `shared` are
     objects of shared memory by key: they are made before the calls and compared after them.
     """
 
@@ -75,6 +76,8 @@ class Case:
     text: Text = Text.EXACT
     before: tuple[Call, ...] = ()
     after: tuple[Call, ...] = ()
+    cleanup: tuple[Call, ...] = ()
+    settles: bytes = b""
     masked: frozenset[str] = frozenset()
     shared: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     setup: str = "plain"

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from tests.conformance.case import Case
-from tests.conformance.cases import basics, bodies, inference
+from tests.conformance.cases import (
+    basics,
+    bodies,
+    extensions,
+    generate,
+    inference,
+    repository,
+    restricted,
+    shared_memory,
+    streams,
+)
 
-_MODULES = (basics, inference, bodies)
+_MODULES = (basics, inference, bodies, streams, extensions, repository, shared_memory, generate, restricted)
 
 _ALL = tuple(case for module in _MODULES for case in module.cases())
 

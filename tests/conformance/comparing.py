@@ -78,21 +78,23 @@ def _differences(of: case.Case, ours: Known, triton: Known, *, shown: bool) -> I
 
 def _http(of: case.Case, answer: asking.HttpAnswer) -> Known:
     # What an empty answer, or an error, says about its type is of no use to anybody.
-    names = _HEADERS if answer.status == 200 and answer.body else _HEADERS[1:]
+    names = _HEADERS if answer.status == "200" and answer.body else _HEADERS[1:]
+    if answer.status == asking.BROKEN:
+        return Known(answer.status, "", None, {})
     headers = {name: answer.headers[name] for name in names if name in answer.headers}
     content = _inflated(answer)
     if "text/event-stream" in headers.get("content-type", ""):
         events = [json.loads(part.removeprefix(b"data: ")) for part in content.split(b"\n\n") if part]
-        return Known(str(answer.status), "", [_masked(of, event) for event in events], headers)
+        return Known(answer.status, "", [_masked(of, event) for event in events], headers)
     length = int(answer.headers.get(_LENGTH, len(content)))
     headers |= {_LENGTH: "given"} if _LENGTH in answer.headers else {}
     try:
         told = json.loads(content[:length]) if length else None
     except ValueError:
-        return Known(str(answer.status), "", content, headers)
+        return Known(answer.status, "", content, headers)
     if isinstance(told, dict) and set(told) == {"error"}:
-        return Known(str(answer.status), told["error"], None, headers)
-    return Known(str(answer.status), "", _with_tensors(_masked(of, told), content[length:]), headers)
+        return Known(answer.status, told["error"], None, headers)
+    return Known(answer.status, "", _with_tensors(_masked(of, told), content[length:]), headers)
 
 
 def _inflated(answer: asking.HttpAnswer) -> bytes:
@@ -130,8 +132,9 @@ def _rpc(of: case.Case, call: case.Rpc, answer: asking.RpcAnswer) -> Known:
         told = list(answer.messages)
     text = answer.details
     if call.stream and not text:
-        text = " | ".join(each.pop("error_message", "") for each in told)
-    return Known(answer.code, text, told, {})
+        text = " | ".join(each["error_message"] for each in told if "error_message" in each)
+        told = [{**each, "error_message": "told"} if "error_message" in each else each for each in told]
+    return Known(answer.status, text, told, {})
 
 
 def _plain(method: str, data: bytes) -> dict[str, Any]:

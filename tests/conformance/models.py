@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnx import TensorProto, helper
 
@@ -82,11 +82,12 @@ class Repositories:
     triton: pathlib.Path
 
     @classmethod
-    def make(cls, folder: pathlib.Path) -> Repositories:
-        """Writes all models to two repositories below `folder`."""
+    def make(cls, folder: pathlib.Path, names: Collection[str] = ()) -> Repositories:
+        """Writes the models of these names, or all, to two repositories below `folder`."""
         made = cls(folder / "ours", folder / "triton")
         for model in MODELS:
-            model.write(made)
+            if not names or model.name in names:
+                model.write(made)
         return made
 
 
@@ -241,6 +242,11 @@ MODELS = (
     _scaled("latest", (1, 2), ""),
     _slow(),
     identity("idle", "FP32", [-1], at_start=False),
+    # Nobody ever loads it.
+    identity("untouched", "FP32", [-1], at_start=False),
+    # Each for one case: Triton's loads with a configuration depend on what was loaded before.
+    identity("forgotten_http", "FP32", [-1], at_start=False),
+    identity("forgotten_grpc", "FP32", [-1], at_start=False),
     identity("counted", "FP32", [4], 8, at_start=False),
     _broken("broken", same("FP32", [-1])),
     _broken("misnamed", 'name: "other"\n' + same("FP32", [-1])),

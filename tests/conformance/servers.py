@@ -24,6 +24,7 @@ SHARED_PREFIX = "tms_conformance_"
 
 _START_S = 90.0
 _STOP_S = 30.0
+_END_S = 10.0
 _SHARED = pathlib.Path("/dev/shm")
 _READY = "worker.ready"
 _STARTED = ("Started GRPCInferenceService", "Started HTTPService", "Started Metrics Service")
@@ -39,11 +40,17 @@ class StartFault(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A server that listens; `version` as it tells it itself is part of no comparison."""
+    """A server that listens."""
 
-    name: str
+    process: subprocess.Popen[str]
     http_port: int
     grpc_port: int
+
+    def died(self) -> bool:
+        """Whether it has ended by itself; to be asked once a connection broke, which comes a moment before the end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_S)
+        return self.process.poll() is not None
 
 
 @contextlib.contextmanager
@@ -64,7 +71,7 @@ def triton(repository: pathlib.Path, flags: collections.abc.Sequence[str]) -> co
     try:
         with _running(command, os.environ | found.variables) as output:
             output.wait_for(*_STARTED)
-            yield Server("triton", ports[0], ports[1])
+            yield Server(output.process, ports[0], ports[1])
     finally:
         _sweep(shared)
 
@@ -79,14 +86,14 @@ def worker(repository: pathlib.Path, flags: collections.abc.Sequence[str]) -> co
         output.wait_for(_READY)
         told = next(line for line in output.text().splitlines() if _READY in line)
         ports = json.loads(told)
-        yield Server("worker", ports["http"], ports["grpc"])
+        yield Server(output.process, ports["http"], ports["grpc"])
 
 
 class Output:
     """What a program writes, read as it comes, so that it never waits for a reader."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+        self.process = process
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -106,16 +113,16 @@ class Output:
     def join(self) -> None:
         """Waits until all is read; to be called once the program has ended."""
         self._thread.join(_STOP_S)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def _seen(self, marks: collections.abc.Sequence[str]) -> bool:
         text = self.text()
         return all(mark in text for mark in marks)
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             with self._changed:
                 self._lines.append(line)
                 self._changed.notify_all()

@@ -4,38 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 from tests.conformance import models
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The flags that both servers get, and those of each; `{folder}` stands for a folder of the server's own."""
+    """The flags that both servers get; `{folder}` stands for a folder of the server's own.
+
+    `models` are those in the repository, all where none is named.
+    """
 
     flags: tuple[str, ...]
-    triton_flags: tuple[str, ...] = ()
-    our_flags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
-    def triton(self, folder: pathlib.Path) -> list[str]:
-        return _filled((*self.flags, *self.triton_flags), folder)
-
-    def ours(self, folder: pathlib.Path) -> list[str]:
-        return _filled((*self.flags, *self.our_flags), folder)
-
-
-def _filled(flags: Sequence[str], folder: pathlib.Path) -> list[str]:
-    return [flag.replace("{folder}", str(folder)) for flag in flags]
+    def filled(self, folder: pathlib.Path) -> list[str]:
+        """The flags for a server whose folder is `folder`."""
+        return [flag.replace("{folder}", str(folder)) for flag in self.flags]
 
 
 def _explicit(*names: str) -> tuple[str, ...]:
-    return (
-        "--model-control-mode=explicit",
-        "--disable-auto-complete-config",
-        *(f"--load-model={name}" for name in names),
-    )
+    loaded = (f"--load-model={name}" for name in names)
+    return ("--model-control-mode=explicit", "--disable-auto-complete-config", *loaded)
 
+
+_TWO = ("id_fp32", "add_sub")
 
 SETUPS = {
     "plain": Setup(_explicit(*models.at_start())),
+    # For what ends Triton: it starts again for each such case.
+    "fatal": Setup(_explicit("id_bytes"), ("id_bytes",)),
+    "none": Setup(("--model-control-mode=none", "--disable-auto-complete-config"), _TWO),
+    "poll": Setup(("--model-control-mode=poll", "--repository-poll-secs=3600", "--disable-auto-complete-config"), _TWO),
+    "restricted": Setup(
+        (
+            *_explicit(*_TWO),
+            "--http-restricted-api=model-repository,statistics:admin-key=secret",
+            "--grpc-restricted-protocol=model-repository,statistics:admin-key=secret",
+        ),
+        _TWO,
+    ),
+    "restricted-all": Setup(
+        (
+            *_explicit(*_TWO),
+            *(
+                f"--{flag}=health,metadata,inference,shared-memory,model-config,trace,logging:key=open"
+                for flag in ("http-restricted-api", "grpc-restricted-protocol")
+            ),
+        ),
+        _TWO,
+    ),
+    "forwarding": Setup(
+        (*_explicit(*_TWO), "--http-header-forward-pattern=mine-.*", "--grpc-header-forward-pattern=mine-.*"), _TWO
+    ),
+    "compressing": Setup((*_explicit(*_TWO), "--grpc-infer-response-compression-level=high"), _TWO),
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance import bench, catalogue, differences, expected
+from tests.conformance import bench, catalogue, difference, differences, expected
 from tests.conformance.triton import environment
 
 pytestmark = pytest.mark.skipif(bool(environment.unfit()), reason=environment.unfit() or "none")
@@ -26,14 +26,14 @@ def test_the_answers_are_alike(servers: bench.Bench, name: str, frontend: str) -
     found = servers.compare(catalogue.CASES[name], frontend)
     known = {aspect for each in differences.of(name) for aspect in each.aspects}
     unknown = {aspect.value: words for aspect, words in found.aspects.items() if aspect not in known}
-    assert not unknown, f"{found.answers}: mend our worker, or say why in differences.py"
+    assert not unknown, f"{found.answers}: mend our worker, or say why in known"
     assert found.answers == expected.recorded().get(name), "look at it, then run `python -m tests.conformance`"
 
 
 @pytest.mark.parametrize("entry", differences.DIFFERENCES, ids=lambda entry: entry.patterns[0])
-def test_every_known_difference_is_one(servers: bench.Bench, entry: differences.Difference) -> None:
+def test_every_known_difference_is_one(servers: bench.Bench, entry: difference.Difference) -> None:
     for pattern in entry.patterns:
-        names = [name for name in catalogue.CASES if differences.matches(pattern, name)]
+        names = [name for name in catalogue.CASES if difference.matches(pattern, name)]
         assert names, f"{pattern} names no case"
     needed = set()
     for name in filter(entry.holds_for, catalogue.CASES):

@@ -114,7 +114,7 @@ def _model_ready() -> Iterator[Case]:
     row = "model ready"
     for name, path in (("model", "id_fp32"), ("version", "versioned/versions/3")):
         yield Case(id=f"http/model/{name}", section=_HEALTH, row=row, call=case.get(f"/v2/models/{path}/ready"))
-    for name, path in (("unknown", "absent"), ("version-unknown", "versioned/versions/7"), ("idle", "idle")):
+    for name, path in (("unknown", "absent"), ("version-unknown", "versioned/versions/7"), ("untouched", "untouched")):
         yield Case(
             id=f"http/model/{name}",
             section=_HEALTH,
@@ -127,7 +127,7 @@ def _model_ready() -> Iterator[Case]:
     for name, model, version in (
         ("unknown", "absent", ""),
         ("version-unknown", "versioned", "7"),
-        ("idle", "idle", ""),
+        ("untouched", "untouched", ""),
     ):
         yield Case(
             id=f"grpc/model/{name}",
@@ -229,6 +229,6 @@ def _unknown() -> dict[str, tuple[str, str, str]]:
     """By name: path, model and version."""
     return {
         "unknown": ("absent", "absent", ""),
-        "idle": ("idle", "idle", ""),
+        "untouched": ("untouched", "untouched", ""),
         "version-unknown": ("versioned/versions/7", "versioned", "7"),
     }

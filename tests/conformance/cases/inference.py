@@ -333,7 +333,7 @@ def _versions() -> Iterator[Case]:
             "versioned",
             "7",
         ),
-        ("not-loaded", "a model that is not loaded", "idle", ""),
+        ("not-loaded", "a model that is not loaded", "untouched", ""),
     )
     for name, row, model, version in bad:
         yield Case(
