@@ -1,8 +1,9 @@
 """One ModelStreamInfer call: requests in, answers out in the order of the requests.
 
-Decides how many requests of a stream are in flight. A failed request is told as a message and the stream stays open,
-unless the client asked for a real status. Must never hold answers without bound: a client that does not read is not
-read from.
+Decides how many requests of a stream are in flight. Requests of models with many responses are in no order among others:
+each response goes out as it comes. A failed request is told as a message and the stream stays open, unless the client
+asked for a real status. Must never hold answers without bound: a client that does not read is not read from, and loses
+the requests whose responses pile up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from gpu_worker.wire import rules as wire_rules
 from protos.inference.v2 import predict_pb2
 
 _MAX_IN_FLIGHT = 128
+# Of one request. An engine cannot be slowed down yet, so this is room for all that a model says in a burst.
+_MOST_WAITING_BYTES = 256 * 2**20
 _FINAL = "triton_final_response"
 _REAL_STATUS = "triton_grpc_error"
 
@@ -41,7 +44,7 @@ class Stream:
         self._real_status = calls.value(call, _REAL_STATUS).lower() == b"true"
         self._slots: collections.deque[_Slot] = collections.deque()
         self._room = asyncio.Semaphore(_MAX_IN_FLIGHT)
-        self._wake = asyncio.Event()
+        self._turn = _Turn()
         self._read_all = False
 
     async def run(self) -> None:
@@ -59,34 +62,47 @@ class Stream:
         try:
             async for message in self._requests:
                 await self._room.acquire()
-                slot = _Slot(self._intake, self._wake, message)
+                slot = _Slot(self._intake, self._turn, message)
                 self._slots.append(slot)
                 slot.submit(message, self._rules, self._call)
         finally:
             self._read_all = True
-            self._wake.set()
+            self._turn.wake.set()
 
     async def _write_all(self) -> None:
         while True:
-            self._wake.clear()
+            self._turn.wake.clear()
             for answer in self._take():
                 if answer.error and self._real_status:
                     raise answer.error
                 await self._call.write(answer.message)
             if self._read_all and not self._slots:
                 return
-            await self._wake.wait()
+            await self._turn.wake.wait()
 
     def _take(self) -> Iterator[_Answer]:
-        """Answers that may be sent now, in order; frees the places of requests that are done."""
-        while self._slots:
-            head = self._slots[0]
-            while head.answers:
-                yield head.answers.popleft()
-            if not head.done:
-                return
-            self._slots.popleft()
-            self._room.release()
+        """Answers that may be sent now; frees the places of requests that are done."""
+        while self._slots and (head := self._slots[0]).done:
+            yield from head.taken()
+            self._free(head)
+        if self._turn.flowing:
+            yield from self._flowing()
+
+    def _flowing(self) -> Iterator[_Answer]:
+        """The answers of requests that have several: these wait for no other request, nor does one wait for them."""
+        waits = False
+        for slot in tuple(self._slots):
+            if slot.flows or not waits:
+                yield from slot.taken()
+            if slot.done and not slot.answers:
+                self._free(slot)
+            elif not slot.flows:
+                waits = True
+
+    def _free(self, slot: _Slot) -> None:
+        self._slots.remove(slot)
+        self._turn.flowing -= slot.flows
+        self._room.release()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,19 +110,41 @@ class _Answer:
     """What goes over the wire, and the error it tells of, if any."""
 
     message: predict_pb2.ModelStreamInferResponse
+    size_bytes: int = 0
     error: border.InferenceError | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Turn:
+    """Tells the writer that there is something to send; `flowing` counts requests of several answers."""
+
+    wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    flowing: int = 0
 
 
 class _Slot:
     """The place of one request in the order of answers; the request's reply."""
 
-    __slots__ = ("_held_bytes", "_id", "_intake", "_keep_empty", "_request", "_wake", "answers", "done")
+    __slots__ = (
+        "_held_bytes",
+        "_id",
+        "_intake",
+        "_keep_empty",
+        "_request",
+        "_turn",
+        "_waiting_bytes",
+        "answers",
+        "done",
+        "flows",
+    )
 
-    def __init__(self, intake: wire_intake.Intake, wake: asyncio.Event, message: predict_pb2.ModelInferRequest) -> None:
+    def __init__(self, intake: wire_intake.Intake, turn: _Turn, message: predict_pb2.ModelInferRequest) -> None:
         self.answers: collections.deque[_Answer] = collections.deque()
         self.done = False
+        self.flows = False
+        self._waiting_bytes = 0
         self._intake = intake
-        self._wake = wake
+        self._turn = turn
         self._id = message.id
         self._request: border.InferRequest | None = None
         self._held_bytes = 0
@@ -132,12 +170,33 @@ class _Slot:
         if self._request is not None:
             self._request.cancel()
 
+    def taken(self) -> Iterator[_Answer]:
+        """The answers that there are, which are then the caller's."""
+        while self.answers:
+            answer = self.answers.popleft()
+            self._waiting_bytes -= answer.size_bytes
+            yield answer
+
     def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
         if final:
             self._intake.finished()
+        if self.done:
+            return
+        if final:
             self._end(answer)
         else:
+            self._flow(answer)
+
+    def _flow(self, answer: border.InferResponse | border.InferenceError) -> None:
+        if not self.flows:
+            self.flows = True
+            self._turn.flowing += 1
+        if self._waiting_bytes <= _MOST_WAITING_BYTES:
             self._add(answer, final=False)
+            return
+        self.give_up()
+        words = f"the client reads too slowly: more than {_MOST_WAITING_BYTES} bytes of responses wait"
+        self._end(border.InferenceError(border.ErrorKind.UNAVAILABLE, words))
 
     def _hold(self, size_bytes: int) -> None:
         if not self._intake.hold(size_bytes):
@@ -152,7 +211,7 @@ class _Slot:
         empty = isinstance(answer, border.InferResponse) and not answer.outputs
         if self._keep_empty or not empty:
             self._add(answer, final=True)
-        self._wake.set()
+        self._turn.wake.set()
 
     def _add(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
         message = predict_pb2.ModelStreamInferResponse()
@@ -163,5 +222,7 @@ class _Slot:
         else:
             message = predict_pb2.ModelStreamInferResponse(infer_response=codec.encode(answer))
         message.infer_response.parameters[_FINAL].bool_param = final
-        self.answers.append(_Answer(message, error))
-        self._wake.set()
+        size_bytes = sum(map(len, message.infer_response.raw_output_contents))
+        self._waiting_bytes += size_bytes
+        self.answers.append(_Answer(message, size_bytes, error))
+        self._turn.wake.set()

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from gpu_worker.engine import border
+from gpu_worker.grpc import stream
 from protos.inference.v2 import predict_pb2, predict_pb2_grpc
 from tests.support import scripted_engine
 from tests.support.scripted_engine import text
@@ -95,4 +96,62 @@ async def test_unary_calls_refuse_models_of_many_responses(serve: Any) -> None:
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
         assert "doesn't support models with decoupled transaction policy" in await call.details()
         request.reply(text("b"))
+    await front.intake.wait_idle()
+
+
+async def test_requests_of_many_responses_wait_for_no_other_and_hold_none_up(serve: Any) -> None:
+    engine = scripted_engine.Scripted()
+    front = await serve(engine=engine)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{front.grpc_port}") as channel:
+        stub: Any = predict_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = stub.ModelStreamInfer()
+        names = ("single", "many", "more", "late")
+        for identifier in names:
+            await call.write(message(identifier))
+        single, many, more, late = [await engine.next() for _ in names]
+
+        async def seen() -> tuple[str, bool]:
+            identifier, _, final = shown(await call.read())
+            return identifier, final
+
+        more.reply(text("1", identifier="more"), final=False)
+        assert await seen() == ("more", False)
+        many.reply(text("2", identifier="many"), final=False)
+        assert await seen() == ("many", False)
+        more.reply(text("3", identifier="more"))
+        assert await seen() == ("more", True)
+        late.reply(text("4", identifier="late"))
+        many.reply(text("5", identifier="many"), final=False)
+        assert await seen() == ("many", False)
+        single.reply(text("6", identifier="single"))
+        assert [await seen(), await seen()] == [("single", True), ("late", True)]
+        many.reply(text("7", identifier="many"))
+        assert await seen() == ("many", True)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    await front.intake.wait_idle()
+
+
+async def test_responses_that_pile_up_end_their_request_alone(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_MOST_WAITING_BYTES", 16 * 2**20)
+    engine = scripted_engine.Scripted()
+    front = await serve(engine=engine)
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{front.grpc_port}", options=unlimited) as channel:
+        stub: Any = predict_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = stub.ModelStreamInfer()
+        await call.write(message("1"))
+        await call.write(message("2"))
+        await call.done_writing()
+        first, second = await engine.next(), await engine.next()
+        for _ in range(40):
+            first.reply(text("x" * 2**20, identifier="1"), final=False)
+        assert first.cancelled
+        assert not second.cancelled
+        first.reply(text(identifier="1"))
+        second.reply(text("b", identifier="2"))
+        answers = [answer async for answer in call]
+    assert [answer.infer_response.id for answer in answers[-2:]] == ["1", "2"]
+    assert "reads too slowly" in answers[-2].error_message
+    assert 16 <= len(answers) <= 20
     await front.intake.wait_idle()
