@@ -204,6 +204,9 @@ async def _abort(context: _Context, error: Exception, path: str) -> None:
     if isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError)):
         raise error
     code, details = status.of(error, path)
+    if context.time_remaining() == 0:
+        # The engine may notice first, and says in words of its own that it gave up.
+        code, details = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
     await context.abort(code, details)
 
 

@@ -109,6 +109,9 @@ class Exchange:
         """Ends the call with what `error` tells."""
         if isinstance(error, assembling.TooLarge):
             self.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        elif self.deadline_s is not None and self.front.clock() >= self.deadline_s:
+            # The engine may notice first, and says in words of its own that it gave up.
+            self.expire()
         else:
             self.fail(*status.of(error, self.view.path))
 
