@@ -32,7 +32,7 @@ def run() -> report.Section:
         with processes.worker(scratch, trained.repository) as at:
             rows = [
                 _row(name, protocol, f"127.0.0.1:{at[protocol]}", request, concurrency, direct)
-                for name, protocol, request in _requests(pixels[:1])
+                for name, protocol, request in requests(pixels[:1])
                 for concurrency in CONCURRENCIES
             ]
     method = (
@@ -53,7 +53,8 @@ def _direct(model: pathlib.Path, batch: np.ndarray[Any, Any]) -> float:
     return calls / spent
 
 
-def _requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, str, bytes]]:
+def requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, str, bytes]]:
+    """What is measured: its name, its protocol and the bytes of one request."""
     message = predict_pb2.ModelInferRequest(model_name="digits", raw_input_contents=[batch.tobytes()])
     message.inputs.add(name="pixels", datatype="FP32", shape=batch.shape)
     return [

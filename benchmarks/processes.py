@@ -37,11 +37,11 @@ def server(scratch: pathlib.Path, repository: pathlib.Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def worker(scratch: pathlib.Path, repository: pathlib.Path) -> Iterator[dict[str, Any]]:
+def worker(scratch: pathlib.Path, repository: pathlib.Path, *flags: str) -> Iterator[dict[str, Any]]:
     """A worker that serves a repository; yields its ports on 127.0.0.1 as ``http``, ``grpc``, ``metrics``."""
     ports = [f"--{front}-port=0" for front in ("http", "grpc", "metrics")]
     addresses = [f"--{front}-address=127.0.0.1" for front in ("http", "grpc", "metrics")]
-    with started(scratch, "tms-worker", f"--model-repository={repository}", *ports, *addresses) as ready:
+    with started(scratch, "tms-worker", f"--model-repository={repository}", *ports, *addresses, *flags) as ready:
         yield ready
 
 

@@ -51,7 +51,7 @@ def main() -> int:
 
 
 async def _engine(settings: worker_settings.Settings, end: socket.socket) -> int:
-    structlog.contextvars.bind_contextvars(process="engine")
+    structlog.contextvars.bind_contextvars(member="engine")
     return await EngineProcess(settings, core.Core.create(settings.core), end).run()
 
 
@@ -69,6 +69,8 @@ class EngineProcess:
         self._metrics = app.Fronts(dataclasses.replace(settings, http=None, grpc=None), engine)
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._channel = channel.Channel(end, self._heard, _orphaned)
+        # Clients change the log here; fronts hear of it over the border.
+        logs.listen(lambda settings: self._channel.tell("log", settings=settings.told()))
 
     async def run(self) -> int:
         """Serves until it is told to drain; 1 where the start failed."""
@@ -155,15 +157,18 @@ class FrontProcess:
     async def run(self) -> int:
         """Serves until it is told to drain; 1 where the start failed."""
         words, descriptors = await self._begin
-        structlog.contextvars.bind_contextvars(process=f"front-{words['index']}")
+        structlog.contextvars.bind_contextvars(member=f"front-{words['index']}")
         engine = self._engine = _connected(descriptors)
         fronts = app.Fronts(_shared(self._settings, words), engine)
         try:
+            # Once this is answered, all is known that the engine tells without being asked: who leaves, what is logged.
+            await engine.live()
             await fronts.start()
         except (OSError, border.InferenceError) as error:
             log.error("worker.start_failed", reason=str(error))  # noqa: TRY400 - the reason says all
             return 1
         self._channel.tell("listening")
+        log.info("front.listening")
         await self._end(fronts, engine, await self._drain)
         return 0
 
@@ -178,6 +183,7 @@ class FrontProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await fronts.close()
+        log.info("front.stopped", drained=drained)
         self._channel.tell("drained", drained=drained)
 
     def _heard(self, words: channel.Words, descriptors: list[int]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from gpu_worker import ready
+from gpu_worker import logs, ready
 from gpu_worker import settings as worker_settings
 from gpu_worker.remote import channel, child, memory, ports
 
@@ -170,6 +170,8 @@ class _Engine:
             self.loaded.set()
         elif words["kind"] == "drained":
             self._drained = words["drained"]
+        elif words["kind"] == "log":
+            logs.follow(words["settings"])
         elif words["kind"] == "given_up" and words["serial"] in self.given_up:
             self.given_up[words["serial"]].kill()
 
@@ -214,10 +216,12 @@ class _Front:
                 # What cannot start once will not later: the address is taken, or a file is wrong.
                 self.failed.set()
                 return
-            pause_s = _FIRST_PAUSE_S if lived_s > _GOOD_LIFE_S else min(2 * pause_s, _LONGEST_PAUSE_S)
+            if lived_s > _GOOD_LIFE_S:
+                pause_s = _FIRST_PAUSE_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._ending.wait()
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _live(self) -> float:
         """One process from start to end; how long it lived."""
@@ -248,8 +252,8 @@ class _Front:
                 held.append(memory.create(name))
                 held.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             self._owner.engine.process.tell("attach", held, serial=serial)
-            shared = self._owner.ports
-            self.process.tell("begin", held, index=self._index, http=shared["http"], grpc=shared["grpc"])
+            shared = {name: self._owner.ports[name] for name in ("http", "grpc")}
+            self.process.tell("begin", held, index=self._index, **shared)
         finally:
             for descriptor in held:
                 os.close(descriptor)

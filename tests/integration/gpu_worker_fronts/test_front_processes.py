@@ -38,7 +38,7 @@ class Family:
 
     def members(self, role: str) -> list[psutil.Process]:
         parent = psutil.Process(self.worker.process.pid)
-        return [child for child in parent.children() if role in child.cmdline()]
+        return [child for child in parent.children() if role in _words(child)]
 
     def engine(self) -> psutil.Process:
         (found,) = self.members("engine")
@@ -51,11 +51,25 @@ class Family:
         """Connections that clients have to `port`, by front process."""
         return {
             front.pid: sum(
-                each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port
-                for each in front.net_connections("tcp")
+                each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in _connections(front)
             )
             for front in self.fronts()
         }
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Its command line; none once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return process.net_connections("tcp")
+    except psutil.Error:
+        return []
 
 
 def infer(model: str, values: Any) -> bytes:
@@ -309,3 +323,30 @@ async def test_no_port_is_left_bound(launch: Launch, frontends: int) -> None:
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind(("127.0.0.1", port))
+
+
+@pytest.mark.slow  # a whole worker of several processes
+@pytest.mark.parametrize("frontends", [2])
+async def test_what_a_client_changes_of_the_log_holds_for_all_processes(
+    launch: Launch, connect: Connect, frontends: int
+) -> None:
+    worker = await launch()
+    family = Family(worker)
+    assert worker.log().count('"event": "front.listening"') == 2
+    client = await connect(worker)
+    body = b'{"log_info": false}'
+    changed = await client.ask(
+        b"POST /v2/logging HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert changed.status == 200
+    before = {front.pid for front in family.fronts()}
+    family.fronts()[0].kill()
+    await until(
+        lambda: len(family.of(worker.ports["http"])) == 2 and {front.pid for front in family.fronts()} != before
+    )
+    await until(lambda: worker.log().count('"event": "front.ended"') == 1)
+    worker.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert worker.log().count('"event": "front.listening"') == 2, "who came later knows too"
+    assert '"event": "front.stopped"' not in worker.log()
+    assert '"event": "worker.signalled"' not in worker.log()
