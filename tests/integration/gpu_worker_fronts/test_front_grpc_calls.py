@@ -215,6 +215,16 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
     (answer,) = [answer async for answer in stub.ServerReflectionInfo(_each([asked]))]
     names = {service.name for service in answer.list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+    # Its first version has the same messages under another name.
+    newer: Any = channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    described = reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService")
+    listed, found = [answer async for answer in newer(_each([asked, described]))]
+    assert {service.name for service in listed.list_services_response.service} == names
+    assert found.file_descriptor_response.file_descriptor_proto
 
 
 async def _each(messages: Sequence[Any], *, end: bool = True) -> AsyncIterator[Any]:

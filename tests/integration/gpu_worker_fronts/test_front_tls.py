@@ -90,6 +90,20 @@ async def test_tls_is_served_and_plain_clients_are_not(launch: Any, authority: A
 
 
 @pytest.mark.slow  # a whole worker starts
+async def test_tls_without_http2_agreed_on_is_turned_away(launch: Any, authority: Authority) -> None:
+    worker = await launch(
+        "--grpc-use-ssl=true", f"--grpc-server-cert={authority.cert}", f"--grpc-server-key={authority.key}"
+    )
+    context = authority.context(with_certificate=False)
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.ports["grpc"], ssl=context)
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        async with asyncio.timeout(60):
+            assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.slow  # a whole worker starts
 async def test_mutual_tls_takes_only_clients_with_a_certificate(launch: Any, authority: Authority) -> None:
     worker = await launch(
         f"--http-tls-cert={authority.cert}",

@@ -57,6 +57,7 @@ async def _moment() -> None:
 
 @pytest.mark.slow  # a whole worker and a whole client start
 @FRONTENDS
+@pytest.mark.parametrize("frontend", ["native", "grpcio"])
 async def test_an_unmodified_client_is_served(launch: Any, repository: pathlib.Path) -> None:
     for datatype in DATATYPES:
         onnx_models.put(repository, f"id_{datatype.lower()}", onnx_models.identity(datatype))
