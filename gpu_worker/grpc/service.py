@@ -72,19 +72,21 @@ class Service:
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = codec.decode(message, raw, inference)
-        request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
-        if self._rules.trace_context:
-            calls.within_span(request, call)
-        inference.submit(request, call.deadline_s)
-        return inference
+        return self._submitted(inference, request, call)
 
     def infer_bytes(self, message: border.Buffer, call: calls.Call, done: Callable[[Answer], None]) -> Inference:
         """As `infer`, of a message that was not parsed. Raises protobuf's DecodeError too."""
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = self.plans.decode(message, inference)
+        return self._submitted(inference, request, call)
+
+    def _submitted(self, inference: Inference, request: border.InferRequest, call: calls.Call) -> Inference:
+        """What the call's metadata adds to a request, however it was read."""
         if self._rules.forwarding.is_on:
             request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
+        if self._rules.trace_context:
+            calls.within_span(request, call)
         inference.submit(request, call.deadline_s)
         return inference
 
