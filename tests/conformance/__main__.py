@@ -19,7 +19,7 @@ def main(pattern: str) -> None:
     with tempfile.TemporaryDirectory() as folder, bench.Bench(pathlib.Path(folder)) as servers:
         for name in fnmatch.filter(catalogue.CASES, pattern):
             known = {aspect for each in differences.of(name) for aspect in each.aspects}
-            for frontend in reversed(tuple(bench.FRONTENDS)):  # the first one's answers are recorded
+            for frontend in reversed(bench.ways(catalogue.CASES[name])):  # the first one's answers are recorded
                 found = servers.compare(catalogue.CASES[name], frontend)
                 if set(found.aspects) - known or answers.get(name) not in {None, found.answers}:
                     _report(f"{name} on {frontend}", found)

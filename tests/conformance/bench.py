@@ -14,10 +14,17 @@ from tests.conformance import asking, case, comparing, expected, models, servers
 FRONTENDS: Mapping[str, tuple[str, ...]] = {
     "grpcio": ("--grpc-frontend=grpcio",),
     "native": ("--grpc-frontend=native",),
+    "processes": ("--frontends=2",),
 }
-"""Our gRPC front ends by name, each with the flags that choose it."""
+"""The ways in which our worker serves, each with the flags that choose it; all must answer alike."""
 
+_GRPC_ONLY = {"native"}
 _TRITON = "triton"
+
+
+def ways(of: case.Case) -> tuple[str, ...]:
+    """The front ends that a case can tell apart."""
+    return tuple(name for name in FRONTENDS if of.transport is case.Transport.GRPC or name not in _GRPC_ONLY)
 
 
 @dataclasses.dataclass(frozen=True)
