@@ -138,6 +138,11 @@ class Session:
         if what not in self.notes and len(self.notes) < _NOTES:
             self.notes.add(what)
 
+    @property
+    def held(self) -> bool:
+        """Whether the socket takes nothing at the moment, and so nothing is read."""
+        return self.sender.held
+
     # -- the connection's side
 
     def take_leave(self) -> None:

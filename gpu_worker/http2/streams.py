@@ -71,6 +71,11 @@ class Host(Protocol):
 
     def note(self, what: str) -> None: ...
 
+    @property
+    def held(self) -> bool:
+        """Whether the client takes nothing at the moment, and so nothing is read from it."""
+        ...
+
 
 class Stream(flow.Inflow):
     """A request and its response. After the end every method may still be called, and does nothing."""

@@ -35,11 +35,23 @@ class Watch:
         if session.ended:
             return
         self._note(now_s)
-        self._check_start(now_s)
-        self._check_frame(now_s)
-        self._check_streams(now_s)
+        if session.sender.held:
+            self._hold(now_s)
+        else:
+            self._check_start(now_s)
+            self._check_frame(now_s)
+            self._check_streams(now_s)
+            self._check_life(now_s)
         self._check_age(now_s)
-        self._check_life(now_s)
+
+    def _hold(self, now_s: float) -> None:
+        """The socket is stuck, and so nothing is read: what the client says meanwhile is not late."""
+        session = self._session
+        self._since_s = self._heard_at_s = now_s
+        if session.incomplete_since_s is not None:
+            session.incomplete_since_s = now_s
+        if session.pinged:
+            self._pinged_at_s = now_s
 
     def _note(self, now_s: float) -> None:
         """What happened since the last look."""
@@ -66,8 +78,6 @@ class Watch:
 
     def _check_streams(self, now_s: float) -> None:
         sender = self._session.sender
-        if sender.held:
-            return  # the socket is stuck, not a stream: the connection looks after that
         before_s = now_s - self._limits.write_timeout_s
         for stream in tuple(sender.waiting.values()):
             if stream.progress_s <= before_s:

@@ -401,6 +401,20 @@ def test_an_answer_that_is_not_taken_is_given_up_after_a_while_without_progress(
     assert peer.resets() == [(3, Code.CANCEL)]
 
 
+def test_what_cannot_be_read_is_not_late() -> None:
+    peer = quiet(Limits(header_timeout_s=5, keepalive_time_s=10, keepalive_timeout_s=5, write_timeout_s=math.inf))
+    peer.send(opening(1), opening(3)[:15])
+    peer.wait(4)
+    peer.session.sender.held = True
+    for _ in range(10):
+        peer.wait(30)
+    peer.session.sender.held = False
+    peer.wait(4)
+    assert not peer.session.ended
+    peer.wait(2)
+    assert peer.error()[0] is Code.ENHANCE_YOUR_CALM
+
+
 def test_idle_connections_are_told_to_go_and_busy_ones_are_not() -> None:
     limits = Limits(idle_timeout_s=50, linger_s=5, keepalive_time_s=math.inf)
     idle, busy = Peer(limits), quiet(limits)
