@@ -96,7 +96,8 @@ class Core(border.Engine):
         self._polling: asyncio.Task[None] | None = None
         self._wait = wait
         self.departures = departures.Departures(lambda name: bool(models.versions(name)))
-        self._poller = polling.Poller(models, self._expected, self.departures)
+        self._poller = polling.Poller(models, self._expected)
+        models.listener = self
         self._started = False
         self._stopping = False
 
@@ -195,15 +196,21 @@ class Core(border.Engine):
 
     async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
         self._require_control()
-        try:
-            await self._models.load(name, parameters)
-        except border.InferenceError as error:
-            # What cannot be tried, or is not there at all, should not be loaded.
-            if error.kind not in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
-                self._expected.add(name)
-            raise
+        await self._models.load(name, parameters)
+
+    def loaded(self, name: str) -> None:
+        """registry.Listener: the model serves."""
         self._expected.add(name)
         self.departures.stay(name)
+
+    def failed(self, name: str) -> None:
+        """registry.Listener: the model was to serve."""
+        self._expected.add(name)
+
+    def dropped(self, name: str) -> None:
+        """registry.Listener: the model is to serve no more."""
+        self._expected.discard(name)
+        self.departures.leave(name)
 
     async def leave(self, model: str) -> None:
         self.departures.leave(model)
@@ -215,8 +222,6 @@ class Core(border.Engine):
         """Only ensembles have dependents, and those are refused at load: `unload_dependents` changes nothing."""
         del unload_dependents
         self._require_control()
-        self._expected.discard(name)
-        self.departures.leave(name)
         await self._models.unload(name)
 
     async def system_regions(self, name: str) -> Sequence[border.SystemRegion]:

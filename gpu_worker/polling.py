@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from gpu_worker import registry
-from gpu_worker.engine import border, departures
+from gpu_worker.engine import border
 from gpu_worker.repository import watch
 
 Pause = Callable[[float], Awaitable[None]]
@@ -31,9 +31,8 @@ async def pause(seconds: float) -> None:
 class Poller:
     """Keeps what is loaded equal to what the repositories hold; `expected` names what should be loaded."""
 
-    def __init__(self, models: registry.Registry, expected: set[str], leaving: departures.Departures) -> None:
+    def __init__(self, models: registry.Registry, expected: set[str]) -> None:
         self._models = models
-        self._departures = leaving
         self._expected = expected
         self._watch = watch.Watch({})
 
@@ -52,18 +51,11 @@ class Poller:
             return False
         self._expected.update(findings.load)
         self._expected.difference_update(findings.unload)
-        work = [*map(self._load, findings.load), *map(self._unload, findings.unload)]
+        work = [self._models.load(name, {}) for name in findings.load]
+        work += [self._models.unload(name) for name in findings.unload]
         # What failed is told by the log, the index and readiness, and is tried again when it changes.
         await asyncio.gather(*work, return_exceptions=True)
         return findings.unsettled
-
-    async def _load(self, name: str) -> None:
-        await self._models.load(name, {})
-        self._departures.stay(name)
-
-    async def _unload(self, name: str) -> None:
-        self._departures.leave(name)
-        await self._models.unload(name)
 
     async def run(self, every_s: float, wait: Pause) -> None:
         """Looks every so many seconds, sooner while something is changing, until cancelled."""

@@ -13,7 +13,7 @@ import enum
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent import futures
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -82,8 +82,26 @@ class _Model:
         self.states = dict.fromkeys(versions, (state, reason))
 
 
+class Listener(Protocol):
+    """Who hears what becomes of models, in the order in which it does, on the event loop."""
+
+    def loaded(self, name: str) -> None:
+        """The model serves."""
+        ...
+
+    def failed(self, name: str) -> None:
+        """It was tried and could not be loaded; an earlier load of it may serve on."""
+        ...
+
+    def dropped(self, name: str) -> None:
+        """It is about to serve no more, or is forgotten."""
+        ...
+
+
 class Registry:
-    """The models of one worker."""
+    """The models of one worker; `listener` is to be set before the first of them is loaded."""
+
+    listener: Listener
 
     def __init__(self, repository: layout.Repository, opener: loader.Loader, threads: int, retries: int = 0) -> None:
         self._repository = repository
@@ -175,6 +193,10 @@ class Registry:
             raise scheduler.stopping()
         if len(name) > _MAX_NAME:
             raise _invalid(f"the name of a model must have at most {_MAX_NAME} characters, not {len(name)}")
+        try:
+            _parsed(parameters)
+        except border.InferenceError as error:
+            raise border.InferenceError(error.kind, f"load failed for model '{name}': {error.message}") from None
         if not any(key.startswith(_FILE) for key in parameters):
             await self._require(name)
         self._bound()
@@ -186,6 +208,7 @@ class Registry:
         """Returns once the model serves no more requests; what it has accepted is answered first."""
         model = self._models.get(name)
         if model is None:
+            self.listener.dropped(name)
             return
         begun = asyncio.Event()
         _enter(model)
@@ -235,6 +258,7 @@ class Registry:
             idle = [name for name, model in self._models.items() if not model.versions and not model.calls]
             for name in idle:
                 del self._models[name]
+                self.listener.dropped(name)
 
     async def _require(self, name: str) -> None:
         """Refuses a name that no repository holds before a trace of it is kept."""
@@ -248,12 +272,20 @@ class Registry:
         try:
             async with model.lock:
                 failure = await self._attempt(model, parameters)
+                self._tell(model.name, failure)
                 if failure is not None:
                     # Raised only here: an error that carries the frames of the load would keep its sessions alive.
                     await self._in_pool(devices.reclaim)
                     raise failure
         finally:
             model.calls -= 1
+
+    def _tell(self, name: str, failure: border.InferenceError | None) -> None:
+        if failure is None:
+            self.listener.loaded(name)
+        # What cannot be tried, or is not there at all, is not to be loaded.
+        elif failure.kind not in {border.ErrorKind.INTERNAL, border.ErrorKind.UNAVAILABLE}:
+            self.listener.failed(name)
 
     async def _attempt(
         self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]
@@ -328,6 +360,7 @@ class Registry:
     async def _unload(self, model: _Model, begun: asyncio.Event) -> None:
         try:
             async with model.lock:
+                self.listener.dropped(model.name)
                 versions = model.versions
                 if not versions:
                     return

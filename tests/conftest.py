@@ -16,9 +16,11 @@ from tms_server.store import migrate, opening
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that use onnxruntime themselves
+# What a background job or nohup ignores is inherited by the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So it is in a background job, and what is ignored is inherited by the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

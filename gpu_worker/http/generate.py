@@ -54,6 +54,8 @@ class Generate:
             received=messages.received(request, parent=self._rules.trace_context),
         )
         if request.gone:
+            # Nobody hears it, but what is booked for the body is let go with the answer.
+            request.answer(messages.refusal(503, wire_intake.STOPPING))
             return
         self._intake.submit(inference)
         request.inference = inference

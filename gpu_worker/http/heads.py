@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 _FIXED = frozenset((b"connection", b"expect", b"upgrade", b"transfer-encoding", b"te", b"trailer", b"host"))
 _EXCLUDING = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _LENGTH = b"content-length"
+# One is kept for each connection.
+_MOST_BYTES = 2**12
 _PLAIN = re.compile(rb"[ -~]*")
 _DIGITS = re.compile(rb" ?([0-9]{1,15})")
 
@@ -45,7 +47,7 @@ class Template:
         length = headers.get(_LENGTH, b"")
         if not length.isdigit() or not _EXCLUDING.isdisjoint(headers) or len(lines) != len(headers) + 1:
             return None
-        if lines[0].split(b" ")[:2] != [method, target]:
+        if lines[0] != b"%b %b HTTP/1.1" % (method, target) or len(raw) > _MOST_BYTES:
             return None
         free = {}
         for index, line in enumerate(lines[1:], start=1):

@@ -95,6 +95,10 @@ class Infer:
         return decode(body)
 
     def _submit(self, request: messages.Request, route: routes.Route, inference: decoding.Inference) -> None:
+        if request.gone:
+            request.answer(messages.refusal(503, wire_intake.STOPPING))
+            return
+        parameters = self._rules.forwarding.add(inference.parameters, messages.texts(request.headers))
         shared_bytes = self._rules.sharing.claim(inference.inputs, inference.outputs)
         if not self._intake.hold(shared_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
@@ -105,7 +109,7 @@ class Infer:
             inference.id,
             inference.inputs,
             inference.outputs,
-            self._rules.forwarding.add(inference.parameters, messages.texts(request.headers)),
+            parameters,
             reply,
             received=messages.received(request, parent=self._rules.trace_context),
         )

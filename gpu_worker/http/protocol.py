@@ -270,13 +270,14 @@ class Connection(asyncio.Protocol):
         exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._deaf = not exchange.keep_alive
-        if self._first and exchange.keep_alive and exchange.chunked:
-            self._learn(exchange.request)
+        # Only the first message of what came begins where that begins.
+        first, self._first = self._first, b""
+        if first and exchange.keep_alive and exchange.chunked:
+            self._learn(first, exchange.request)
         self._arrived(exchange)
 
-    def _learn(self, request: messages.Request) -> None:
-        raw, _, _ = self._first.partition(_HEAD_END)
-        self._first = b""
+    def _learn(self, first: bytes, request: messages.Request) -> None:
+        raw, _, _ = first.partition(_HEAD_END)
         self._lessons -= 1
         self._template = heads.Template.of(raw, request.method, request.target, request.headers)
 

@@ -118,6 +118,8 @@ _API = (
 PATTERNS: Sequence[tuple[Sequence[bytes], str, Endpoint]] = _API
 """Methods, path and endpoint of every route of the V2 API, for those who describe it."""
 
+# Longer targets are not remembered: clients choose them.
+_MOST_KNOWN_BYTES = 2**10
 _METRICS = ((_GET, "metrics", Endpoint.METRICS),)
 
 
@@ -132,9 +134,13 @@ class Route:
     region: str = ""
 
 
-@functools.lru_cache(maxsize=4096)
 def api(target: bytes) -> Route | None:
     """The route of a request target of the V2 API."""
+    return _known(target) if len(target) <= _MOST_KNOWN_BYTES else _match(target, _API)
+
+
+@functools.lru_cache(maxsize=4096)
+def _known(target: bytes) -> Route | None:
     return _match(target, _API)
 
 

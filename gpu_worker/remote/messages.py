@@ -190,7 +190,7 @@ def _failure(error: border.InferenceError) -> bytes:
 
 def _head(shape: tuple[Any, ...], others: Any) -> bytes:
     try:
-        written = _written(shape)
+        written = _written(shape) if _is_small(shape) else values.encode(shape)
     except TypeError:  # a part that has no hash
         written = values.encode(shape)
     return _SHAPE.pack(len(written)) + written + values.encode(others)
@@ -208,6 +208,21 @@ def _parts(message: link.Message, shapes: int, fields: int) -> tuple[tuple[Any, 
         if not (isinstance(found, tuple) and len(found) == length):
             raise MalformedError("a head has too many or too few parts")
     return shape, others
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it is worth remembering: clients choose names, and how many there are."""
+    return _room_left(value, _REPEATED_BYTES) >= 0
+
+
+def _room_left(value: Any, room: int) -> int:
+    room -= len(value) if isinstance(value, (str, bytes)) else 8
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            if room < 0:
+                break
+            room = _room_left(each, room)
+    return room
 
 
 # By equality alone True and 1 would be the same shape; no dimension is a boolean.

@@ -232,17 +232,25 @@ class _Front:
         self.process = self._child()
         engine.given_up[serial] = self.process
         try:
-            await self.process.start()
-            self._connect(serial)
-            if self._ending.is_set():
-                self.process.kill()
-            status = await self.process.wait()
+            status = await self._run(serial)
         finally:
             engine.process.tell("detach", serial=serial)
             del engine.given_up[serial]
         if not self._ending.is_set():
             log.error("front.ended", front=self._index, status=status)
         return loop.time() - started_s
+
+    async def _run(self, serial: int) -> int:
+        try:
+            await self.process.start()
+            self._connect(serial)
+        except OSError as error:
+            # No descriptors or no memory now: there may be some after the pause.
+            log.error("front.start_failed", front=self._index, reason=str(error))  # noqa: TRY400 - the reason says all
+            self.process.kill()
+        if self._ending.is_set():
+            self.process.kill()
+        return await self.process.wait()
 
     def _connect(self, serial: int) -> None:
         """Gives the new process and the engine the memory and the bells between them."""

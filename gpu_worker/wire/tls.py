@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import ssl
 
 
@@ -13,6 +14,9 @@ def context(certificate: str, key: str, client_ca: str | None, protocol: str = "
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols([protocol])
+    for path in filter(None, (certificate, key, client_ca)):
+        # What the TLS library says of a file that is not there does not name it.
+        pathlib.Path(path).open("rb").close()
     made.load_cert_chain(certificate, key)
     if client_ca:
         made.load_verify_locations(client_ca)

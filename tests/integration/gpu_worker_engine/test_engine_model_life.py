@@ -47,6 +47,13 @@ async def _told(asking: client.Client, state: tuple[str, str, str, str]) -> bool
     return state in await _states(asking)
 
 
+async def _taken_up(engine: core.Core, model: str) -> None:
+    """Returns while a load of the model is under way."""
+    known = engine._models._models
+    while model not in known or not known[model].calls:
+        await asyncio.to_thread(int)
+
+
 async def _begun(asking: client.Client) -> bool:
     return bool((await _states(asking))[0][2])
 
@@ -183,6 +190,40 @@ async def test_a_load_goes_on_when_its_caller_leaves(repository: pathlib.Path) -
         await asking.until(lambda: _begun(asking))
         call.cancel()
         await asking.until(lambda: asking.engine.model_ready("m", ""))
+
+
+async def test_a_load_whose_caller_left_counts_as_one(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        engine = asking.engine
+        await engine.load("m", {})
+        await engine.leave("m")
+        call = asyncio.ensure_future(engine.load("m", {"config": json.dumps(CONFIG)}))
+        await _taken_up(engine, "m")
+        call.cancel()
+        await asking.until(lambda: not engine.leaving("m"))
+        assert await engine.ready()
+
+
+async def test_an_unload_behind_a_load_is_the_last_word(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        engine = asking.engine
+        load = asyncio.ensure_future(engine.load("m", {}))
+        await _taken_up(engine, "m")
+        await asyncio.gather(load, engine.unload("m", unload_dependents=False))
+        assert not await engine.model_ready("m", "")
+        assert await engine.ready()
+
+
+async def test_loads_that_cannot_be_meant_are_not_waited_for(repository: pathlib.Path) -> None:
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        for name, parameters in (("m" * 10_000, {}), ("m", {"file:1/model.onnx": b""}), ("m", {"unknown": True})):
+            with pytest.raises(border.InferenceError) as failed:
+                await asking.engine.load(name, parameters)
+            assert failed.value.kind is border.ErrorKind.INVALID_ARGUMENT
+        assert await asking.engine.ready()
+        assert await _states(asking) == []
 
 
 async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None:

@@ -122,3 +122,8 @@ def test_other_changes_are_left_to_the_parser(field: tuple[bytes, bytes, bytes])
 )
 def test_heads_that_are_not_simple_are_no_templates(fields: Any) -> None:
     assert template(head(fields)) is None
+
+
+def test_long_heads_are_no_templates() -> None:
+    fields = [(b"X-Id", b"x" * 5000, b": "), (b"Content-Length", b"4", b": ")]
+    assert template(head(fields)) is None

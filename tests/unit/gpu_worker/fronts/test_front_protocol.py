@@ -165,3 +165,25 @@ def test_the_framing_of_chunks_is_bounded() -> None:
         assert Answers(bytes(bench.wire.written)).statuses == [400]
 
     run(test)
+
+
+def test_a_head_is_remembered_only_with_the_message_that_it_began() -> None:
+    """What an older client sends first must not lend its length to the message behind it."""
+
+    def old(body: bytes) -> bytes:
+        head = b"POST /echo HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % len(body)
+        return head + body
+
+    def new(body: bytes) -> bytes:
+        return old(body).replace(b"HTTP/1.0", b"HTTP/1.1")
+
+    def test() -> None:
+        bench = Bench()
+        smuggled = post(b"")
+        bench.feed(old(b"x" * len(smuggled)) + new(b""))
+        bench.feed(old(smuggled))
+        for request in bench.app.asked:  # grows while it is walked
+            bench.app.reply(request)
+        assert [request.body for request in bench.app.asked] == [b"x" * len(smuggled), b"", smuggled]
+
+    run(test)
