@@ -266,7 +266,7 @@ GRPC = (
         "grpc-frontend",
         "what speaks gRPC: native (this project's own) or grpcio (gRPC's core)",
         choice("native", "grpcio"),
-        "native",
+        "grpcio",
         "NAME",
     ),
     Flag("grpc-keepalive-time", "milliseconds without traffic before a ping", integer, metavar="MS"),
