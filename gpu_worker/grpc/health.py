@@ -41,7 +41,11 @@ class Health:
         return await self._response(request.service)
 
     async def _watch(self, requests: AsyncIterator[health_pb2.HealthCheckRequest], call: calls.Call) -> None:
-        request = await anext(requests)
+        request = await anext(requests, None)
+        if request is None:
+            raise border.InferenceError(
+                border.ErrorKind.INVALID_ARGUMENT, "the request has no message, one is expected"
+            )
         told = None
         while True:
             response = await self._response(request.service)

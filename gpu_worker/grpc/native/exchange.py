@@ -95,6 +95,11 @@ class Exchange:
             self.over()
             self.give_up()
 
+    @property
+    def withholds(self) -> bool:
+        """Whether the client waits for room that this call does not give: then it is not late."""
+        return False
+
     # -- ends
 
     def expire(self) -> None:

@@ -80,7 +80,7 @@ class Front:
     def sweep(self, now_s: float) -> None:
         """Ends calls whose message does not come."""
         for call in [call for call, until_s in self.gathering.items() if until_s <= now_s]:
-            if call.stream.host.held:
+            if call.stream.host.held or call.withholds:
                 self.gathering[call] = now_s + self.limits.message_timeout_s
             else:
                 call.expire_message()

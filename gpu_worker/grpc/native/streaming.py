@@ -21,6 +21,8 @@ from gpu_worker.wire import compression
 
 _PREFIX_BYTES = assembling.PREFIX_BYTES
 _SMALL_BYTES = 2**16
+# What a message that waits costs beside its bytes.
+_OVERHEAD_BYTES = 256
 
 
 class _Waiting(NamedTuple):
@@ -49,6 +51,10 @@ class Streaming(exchange.Exchange):
         self._room: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = front.loop.create_task(self._run())
 
+    @property
+    def withholds(self) -> bool:
+        return bool(self._owed_bytes)
+
     # -- streams.Handler
 
     def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
@@ -76,7 +82,7 @@ class Streaming(exchange.Exchange):
 
     def _queue(self, compressed: bool, message: streams.Buffer) -> None:  # noqa: FBT001 - the flag of the message
         """A first small message passes: whoever takes it books it, and where there is no room says so."""
-        booked = len(message) if self._waiting or len(message) > _SMALL_BYTES else 0
+        booked = len(message) + _OVERHEAD_BYTES if self._waiting or len(message) > _SMALL_BYTES else 0
         if not self.answered and self.book(booked):
             self._waiting.append(_Waiting(compressed, message, booked))
 

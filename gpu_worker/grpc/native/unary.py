@@ -18,6 +18,9 @@ from gpu_worker.http2 import streams
 from gpu_worker.wire import compression
 
 _PREFIX_BYTES = assembling.PREFIX_BYTES
+# What the length of a message may say, for clients that read it as signed.
+_MOST_BYTES = 2**31 - 1
+_NOTED_CHARACTERS = 256
 _UNDECODABLE = "Exception deserializing request!"
 
 
@@ -96,6 +99,11 @@ class Whole(exchange.Exchange):
     def answer(self, pieces: list[streams.Buffer]) -> None:
         """Sends the one message of the answer, compressed where both sides want that."""
         size = sum(map(len, pieces))
+        if size > _MOST_BYTES:
+            self.fail(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the answer has {size} bytes, a message at most {_MOST_BYTES}"
+            )
+            return
         if self.front.compress and self.view.accepts_gzip:
             self._answer_compressed(pieces, size)
             return
@@ -130,7 +138,8 @@ class Infer(Whole):
         try:
             self.inference = inference = self.front.service.infer_bytes(message, self, self._done)
             self.model = inference.model
-            self.stream.host.note(inference.model)
+            if len(inference.model) <= _NOTED_CHARACTERS:
+                self.stream.host.note(inference.model)
         except protobuf.DecodeError:
             self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
         except border.InferenceError as error:
