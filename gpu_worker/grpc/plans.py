@@ -19,6 +19,7 @@ from protos.inference.v2 import predict_pb2
 
 _MOST_PLANS = 1024
 _MOST_KEY_BYTES = 2**12
+_MOST_PARTS = 64
 # Tags of length-delimited fields. All of ModelInferRequest's are; others are left to protobuf.
 _ID, _RAW = 3 << 3 | 2, 7 << 3 | 2
 _PLAIN = frozenset(field << 3 | 2 for field in (1, 2, 4, 5, 6))
@@ -111,7 +112,8 @@ class Plans:
     def _remember(self, key: bytes, found: border.InferRequest) -> None:
         """Not what lies in shared memory, or in the message itself: it would be kept with the plan."""
         shared = any(tensor.region for tensor in found.inputs) or any(output.region for output in found.outputs)
-        if shared or len(key) > _MOST_KEY_BYTES:
+        parts = len(found.inputs) + len(found.outputs) + len(found.parameters)
+        if shared or len(key) > _MOST_KEY_BYTES or parts > _MOST_PARTS:
             return
         if len(self._requests) >= _MOST_PLANS:
             self._requests.clear()

@@ -72,22 +72,24 @@ class Service:
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = codec.decode(message, raw, inference)
-        return self._submitted(inference, request, call)
+        return self._submitted(inference, request, call, message.ByteSize())
 
     def infer_bytes(self, message: border.Buffer, call: calls.Call, done: Callable[[Answer], None]) -> Inference:
         """As `infer`, of a message that was not parsed. Raises protobuf's DecodeError too."""
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = self.plans.decode(message, inference)
-        return self._submitted(inference, request, call)
+        return self._submitted(inference, request, call, len(message))
 
-    def _submitted(self, inference: Inference, request: border.InferRequest, call: calls.Call) -> Inference:
+    def _submitted(
+        self, inference: Inference, request: border.InferRequest, call: calls.Call, size_bytes: int
+    ) -> Inference:
         """What the call's metadata adds to a request, however it was read."""
         if self._rules.forwarding.is_on:
             request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
         if self._rules.trace_context:
             calls.within_span(request, call)
-        inference.submit(request, call.deadline_s)
+        inference.submit(request, call.deadline_s, size_bytes)
         return inference
 
     async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
@@ -192,10 +194,10 @@ class Inference:
         self._request: border.InferRequest | None = None
         self.model = ""
 
-    def submit(self, request: border.InferRequest, deadline_s: float | None) -> None:
+    def submit(self, request: border.InferRequest, deadline_s: float | None, size_bytes: int) -> None:
+        """`size_bytes` is the length of the request's message."""
         request.deadline_s = deadline_s
         self.model = request.model
-        size_bytes = sum([len(tensor.data) for tensor in request.inputs])
         size_bytes += self._sharing.claim(request.inputs, request.outputs)
         if not self._intake.hold(size_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)

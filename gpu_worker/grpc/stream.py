@@ -160,7 +160,7 @@ class _Slot:
             request.parameters = rules.forwarding.add(request.parameters, calls.texts(call))
             self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
             claimed_bytes = rules.sharing.claim(request.inputs, request.outputs)
-            self._hold(claimed_bytes + sum(len(tensor.data) for tensor in request.inputs))
+            self._hold(claimed_bytes + message.ByteSize())
             self._intake.submit(request)
             self._request = request
         except border.InferenceError as error:

@@ -25,6 +25,7 @@ class Host(Protocol):
     application: streams.Application
     limits: http2_limits.Limits
     clock: Callable[[], float]
+    draining: bool
 
     def joined(self, connection: Connection) -> bool:
         """Notes a connection; False when there are too many."""
@@ -60,6 +61,8 @@ class Connection(asyncio.Protocol):
             return
         stream_transport.set_write_buffer_limits(self._server.limits.write_buffer_bytes)
         self.session.start()
+        if self._server.draining:
+            self.session.go_away()
         if not joined:
             self.session.fail(codes.calm("too many connections; try again later"))
 
@@ -94,7 +97,7 @@ class Connection(asyncio.Protocol):
         """Does what is due at `now_s`."""
         self._check_writing(now_s)
         if now_s >= self._closing_since_s + self._server.limits.linger_s:
-            self.abort()
+            self._linger_on(now_s)
         self._watch.look(now_s)
 
     def go_away(self) -> None:
@@ -133,10 +136,18 @@ class Connection(asyncio.Protocol):
     def _close(self, transport: asyncio.Transport) -> None:
         """Closes the sending side first: closing at once could reset the connection before the last words are read."""
         self._closing_since_s = self._server.clock()
+        self._unsent_bytes = transport.get_write_buffer_size()
         if transport.can_write_eof():
             transport.write_eof()
         else:
             transport.close()
+
+    def _linger_on(self, now_s: float) -> None:
+        """Who still takes its last answers has time for as long as it takes something."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if unsent >= self._unsent_bytes:
+            self.abort()
+        self._closing_since_s, self._unsent_bytes = now_s, unsent
 
     def _check_writing(self, now_s: float) -> None:
         """A slow reader has time for as long as it takes something."""

@@ -12,6 +12,9 @@ from gpu_worker.http2 import codes, flow, streams
 # A piece keeps all bytes that came with it alive: those that are small beside them are copied out.
 _COPIED_BYTES = 2**12
 _COPIED_PART = 16
+# So much of what comes late is one frame that carries nothing; a small frame costs more than its bytes.
+_LATE_BYTES = 2**12
+_LEAST_LATE_BYTES = 64
 
 
 class Host(Protocol):
@@ -41,6 +44,7 @@ class Body:
         self._left = 0
         self._padding = 0
         self._ends = False
+        self._late_bytes = 0
         self.open = False
 
     def fits(self, stream: streams.Stream, size: int, flags: int) -> bool:
@@ -134,7 +138,7 @@ class Body:
         """The stream that takes the frame; None where it is thrown away. The peer hears of it where it should."""
         stream = self._host.streams.get(identifier)
         if stream is None:
-            self._check_late(identifier)
+            self._check_late(identifier, size)
             return None
         fault = self._fault(stream, size)
         if fault is not None:
@@ -143,15 +147,21 @@ class Body:
         stream.left -= size
         return stream
 
-    def _check_late(self, identifier: int) -> None:
+    def _check_late(self, identifier: int, size: int) -> None:
         if self._host.is_idle(identifier):
             raise codes.protocol_error("DATA on a stream that was never opened")
         if self._host.was_reset(identifier):
-            # Sent before the client knew, or by one that does not care: the latter is bounded.
-            self._host.count_idle("DATA of a stream that was reset")
+            self._count_late(size)
             return
         fault = codes.StreamFault(codes.Code.STREAM_CLOSED, "DATA on a stream that is closed")
         self._host.abandon(identifier, fault)
+
+    def _count_late(self, size: int) -> None:
+        """Sent before the client knew, as much as its window allowed, or by one that does not care: that is bounded."""
+        self._late_bytes += max(size, _LEAST_LATE_BYTES)
+        if self._late_bytes >= _LATE_BYTES:
+            self._late_bytes = 0
+            self._host.count_idle("DATA of a stream that was reset")
 
     def _fault(self, stream: streams.Stream, size: int) -> codes.StreamFault | None:
         if stream.remote_closed:

@@ -28,6 +28,21 @@ class Inflow:
         return increment
 
 
+class SharedInflow(Inflow):
+    """The window of a connection: its streams share it, so that some that are not taken can hold most of it."""
+
+    __slots__ = ()
+
+    def consumed(self, size: int) -> int:
+        """As for one stream; sooner where little is left, for the peer may wait for just that."""
+        self.owed += size
+        if self.owed < min(self.quarter, self.left):
+            return 0
+        increment, self.owed = self.owed, 0
+        self.left += increment
+        return increment
+
+
 def grown(window: int, increment: int) -> int:
     """A sender's window after WINDOW_UPDATE or a change of the initial size. OverflowError beyond 2^31-1."""
     window += increment

@@ -36,6 +36,7 @@ class Server:
         self.connections: set[http2_connection.Connection] = set()
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
+        self.draining = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._listener: asyncio.Server | None = None
@@ -73,7 +74,8 @@ class Server:
             connection.sweep(now_s)
 
     def drain(self) -> None:
-        """Stops accepting, and asks every client to go."""
+        """Stops accepting, and asks every client to go; one that is still shaking hands goes at once."""
+        self.draining = True
         if self._listener:
             self._listener.close()
         for connection in tuple(self.connections):

@@ -62,7 +62,7 @@ class Session:
         self._decoder = hpack.Decoder(
             limits.header_table_bytes, limits.header_list_bytes, limits.header_fields, headers.is_allowed
         )
-        self._inflow = flow.Inflow(limits.connection_window_bytes)
+        self._inflow = flow.SharedInflow(limits.connection_window_bytes)
         self._body = data.Body(self, self._inflow)
         self._stream_limits = (limits.stream_window_bytes, limits.stream_unsent_bytes)
         self._lingering = 0
@@ -113,7 +113,7 @@ class Session:
     def consumed(self, stream: streams.Stream, size: int) -> None:
         inflow = self._inflow
         inflow.owed += size
-        if inflow.owed >= inflow.quarter:
+        if inflow.owed >= inflow.quarter or inflow.owed >= inflow.left:
             self.credit(0)
         if not (stream.remote_closed or stream.local_closed):
             increment = stream.consumed(size)
@@ -237,6 +237,8 @@ class Session:
             whole = at + size
             if size > most_bytes:
                 raise codes.ConnectionFault(codes.Code.FRAME_SIZE_ERROR, "a frame larger than MAX_FRAME_SIZE")
+            if kind == codes.HEADERS and size > self.limits.header_block_bytes:
+                raise codes.calm("a frame larger than what is kept of one")
             if whole > end and (kind != codes.DATA or (at == end and flags & codes.PADDED)):
                 self._needed = self._incomplete(kind, size)
                 return at - codes.HEADER_BYTES
@@ -387,7 +389,8 @@ class Session:
         """Not an error: the client may try again, here or elsewhere (section 8.7)."""
         self.sender.control(frames.reset(identifier, codes.Code.REFUSED_STREAM))
         self._remember(identifier)
-        if self.acknowledged and self.leaving is not Leaving.FINAL:
+        # Only what the client could know counts as its fault.
+        if self.acknowledged and len(self.streams) >= self.limits.streams:
             self.budget.reset(self.clock())
 
     def _answer_oversized(self, identifier: int, ended: int) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf import message as protobuf
@@ -20,6 +21,8 @@ from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import streams
 from gpu_worker.wire import compression, datatypes
 from gpu_worker.wire import intake as wire_intake
+
+_T = TypeVar("_T")
 
 # More than this leaves the event loop: at worst it takes tens of milliseconds.
 _IN_THREAD_BYTES = 2**14
@@ -56,6 +59,7 @@ class Exchange:
         "started",
         "stream",
         "view",
+        "working",
     )
 
     def __init__(self, front: Front, stream: streams.Stream, view: heads.View) -> None:
@@ -69,6 +73,7 @@ class Exchange:
         self.started = False
         self.inference: service.Inference | None = None
         self.model = ""
+        self.working = False
         self._booked_bytes = 0
         self._slot = 0
         if view.timeout_s is not None:
@@ -131,6 +136,8 @@ class Exchange:
     def over(self) -> None:
         """The call's answer is decided."""
         self.answered = True
+        if self.working:
+            self.stream.lingers()
         if self._slot:
             self.front.deadlines.remove(self, self._slot)
         if self._assembler is not None:
@@ -181,6 +188,30 @@ class Exchange:
             return compression.inflate(message, self.view.encoding, most_bytes)
         except OverflowError:
             raise assembling.TooLarge(most_bytes + 1, most_bytes) from None
+
+    def beside(self, work: Callable[[], _T], size_bytes: int, then: Callable[[_T], None]) -> None:
+        """Does `work` in a thread and passes its result on, unless the call is over by then.
+
+        The `size_bytes` that it holds are booked, and it counts as a stream, until it is done.
+        """
+        if not self.front.intake.hold(size_bytes):
+            self.fail_with(border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL))
+            return
+        self.working = True
+        done = self.front.loop.run_in_executor(self.front.threads, work)
+        done.add_done_callback(functools.partial(self._worked, size_bytes, then))
+
+    def _worked(self, size_bytes: int, then: Callable[[_T], None], done: asyncio.Future[_T]) -> None:
+        self.front.intake.let_go(size_bytes)
+        self.working = False
+        # Asked for in any case: a failure that nobody asks for would be logged as one that was overlooked.
+        error = None if done.cancelled() else done.exception()
+        if self.answered:
+            self.stream.rested()
+        elif isinstance(error, Exception):
+            self.fail_with(error)
+        elif not done.cancelled():
+            then(done.result())
 
     def in_thread(self, size_bytes: int) -> bool:
         """Whether so many bytes are compressed or inflated beside the event loop."""

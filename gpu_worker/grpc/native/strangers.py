@@ -41,12 +41,13 @@ def refusal(method: bytes) -> Refusal:
 class Stranger:
     """The handler of such a request's stream: throws away what comes and answers in the end."""
 
-    __slots__ = ("_patience_bytes", "_refusal", "_stream")
+    __slots__ = ("_answered", "_patience_bytes", "_refusal", "_stream")
 
     def __init__(self, stream: streams.Stream, refused: Refusal) -> None:
         self._stream = stream
         self._refusal = refused
         self._patience_bytes = _PATIENCE_BYTES
+        self._answered = False
 
     def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
         self._stream.taken(len(piece))
@@ -55,6 +56,9 @@ class Stranger:
             self.ended()
 
     def ended(self) -> None:
+        if self._answered:
+            return
+        self._answered = True
         body = self._refusal.body
         if body:
             self._stream.send(self._refusal.head, (body,), len(body))

@@ -6,6 +6,7 @@ Must never leave a request with the engine that its client has given up.
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import grpc
@@ -75,9 +76,7 @@ class Whole(exchange.Exchange):
 
     def _inflate(self, message: streams.Buffer) -> None:
         if self.in_thread(len(message)):
-            if self.book(len(message)):
-                work = self.front.loop.run_in_executor(self.front.threads, self.inflated, message)
-                work.add_done_callback(self._on_inflated)
+            self.beside(functools.partial(self.inflated, message), len(message), self.start)
             return
         try:
             whole = self.inflated(message)
@@ -85,16 +84,6 @@ class Whole(exchange.Exchange):
             self.fail_with(error)
         else:
             self.start(whole)
-
-    def _on_inflated(self, done: asyncio.Future[streams.Buffer]) -> None:
-        if self.answered or done.cancelled():
-            return
-        self.unbook(self._booked_bytes)
-        error = done.exception()
-        if isinstance(error, Exception):
-            self.fail_with(error)
-        else:
-            self.start(done.result())
 
     def answer(self, pieces: list[streams.Buffer]) -> None:
         """Sends the one message of the answer, compressed where both sides want that."""
@@ -113,14 +102,9 @@ class Whole(exchange.Exchange):
 
     def _answer_compressed(self, parts: list[streams.Buffer], size: int) -> None:
         if self.in_thread(size):
-            work = self.front.loop.run_in_executor(self.front.threads, compression.deflate, parts, "gzip")
-            work.add_done_callback(self._on_compressed)
+            self.beside(functools.partial(compression.deflate, parts, "gzip"), size, self._send_compressed)
         else:
             self._send_compressed(compression.deflate(parts, "gzip"))
-
-    def _on_compressed(self, done: asyncio.Future[list[streams.Buffer]]) -> None:
-        if not self.answered and not done.cancelled():
-            self._send_compressed(done.result())
 
     def _send_compressed(self, parts: list[streams.Buffer]) -> None:
         self.over()

@@ -181,6 +181,18 @@ async def test_too_much_in_flight_is_unavailable(serve: Any) -> None:
     assert front.intake._held_bytes == 0
 
 
+async def test_all_of_a_message_counts_while_the_engine_has_it(serve: Any) -> None:
+    front = await serve(bounds=wire_intake.Bounds(body_bytes=1000))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{front.grpc_port}") as channel:
+        stub: Any = predict_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert (await stub.ModelInfer(request(identifier="x" * 100))).id == "x" * 100
+        long = request(identifier="x" * 1000)
+        assert (await status_of(stub.ModelInfer(long)))[0] is grpc.StatusCode.UNAVAILABLE
+        (answer,) = [answer async for answer in stub.ModelStreamInfer(_each([long]))]
+    assert answer.error_message == wire_intake.FULL
+    assert front.intake._held_bytes == 0
+
+
 async def test_models_are_controlled(stub: Any) -> None:
     ready = predict_pb2.ModelReadyRequest(name="addsub")
     assert not (await stub.ModelReady(ready)).ready

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gzip
+import threading
 import zlib
 from typing import Any
 
@@ -212,6 +214,27 @@ async def test_deadlines_are_kept_by_the_server(front: Any) -> None:
     await front.intake.wait_idle()
     assert front.grpc.front.deadlines._slots == {}
     assert front.intake._held_bytes == 0
+
+
+async def test_inflating_counts_until_it_is_over_though_its_call_is(front: Any) -> None:
+    packed = gzip.compress(text(letters(2**16)))
+    free = threading.Event()
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    threads.submit(free.wait)
+    front.grpc.front.threads = threads
+    try:
+        async with h2_client.connect(front.grpc_port) as client:
+            late = await client.ask(wire(packed, 1), more=[("grpc-encoding", "gzip"), ("grpc-timeout", "20m")])
+            assert late.status == Status.DEADLINE_EXCEEDED.value[0]
+            (connection,) = front.grpc.http2.connections
+            assert connection.session._lingering == 1
+            assert front.intake._held_bytes == len(packed)
+            free.set()
+            await looked(lambda: not connection.session._lingering)
+            assert front.intake._held_bytes == 0
+    finally:
+        free.set()
+        threads.shutdown()
 
 
 async def test_a_reset_cancels_and_frees_its_stream_only_when_the_work_is_over(front: Any) -> None:

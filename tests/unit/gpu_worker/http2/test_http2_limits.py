@@ -160,12 +160,37 @@ def test_frames_that_carry_nothing_are_counted(useless: bytes) -> None:
 
 
 def test_late_data_and_headers_of_a_reset_stream_are_counted() -> None:
-    for late in (frame(codes.DATA, 0, 1, b"x"), frame(codes.HEADERS, END, 1, hpack.encode(REQUEST))):
+    many, few = [frame(codes.DATA, 0, 1, b"x")] * 64, [frame(codes.HEADERS, END, 1, hpack.encode(REQUEST))]
+    for late in (many, few):
         peer = quiet(Limits(idle_frames=5))
         peer.send(opening(1))
         peer.application.handlers[1].stream.reset(Code.CANCEL)
-        peer.send(*[late] * 6)
+        peer.send(*late * 5)
+        assert not peer.session.ended
+        peer.send(*late)
         assert peer.error()[0] is Code.ENHANCE_YOUR_CALM
+
+
+def test_what_was_under_way_to_a_stream_that_ended_does_no_harm() -> None:
+    """A client sends what the window allows in small frames before it hears of the end."""
+    peer = quiet()
+    peer.send(opening(1))
+    peer.application.handlers[1].stream.reset(Code.CANCEL)
+    peer.send(*[frame(codes.DATA, 0, 1, bytes(105))] * 1001)
+    assert not peer.session.ended
+
+
+def test_streams_that_are_not_taken_leave_the_others_room() -> None:
+    peer = quiet(Limits(stream_window_bytes=30_000, connection_window_bytes=65535), takes=False)
+    for stalled in (1, 3):
+        peer.send(
+            opening(stalled), frame(codes.DATA, 0, stalled, bytes(16_000)), frame(codes.DATA, 0, stalled, bytes(14_000))
+        )
+    peer.send(opening(5), frame(codes.DATA, 0, 5, bytes(5_000)))
+    assert peer.said() == []
+    peer.application.handlers[5].stream.taken(5_000)
+    (update,) = peer.said()
+    assert (update.kind, update.stream, update.payload) == (codes.WINDOW_UPDATE, 0, (5_000).to_bytes(4))
 
 
 def test_answers_allow_for_the_frames_that_come_of_them() -> None:
