@@ -37,6 +37,7 @@ class Sender:
         self.frame_bytes = codes.LEAST_FRAME_BYTES
         self.held = False
         self.unsent_bytes = 0
+        self.progress_s = 0.0
         self.sent = 0
         self.waiting: dict[int, Stream] = {}
         self._ready: dict[int, Stream] = {}
@@ -190,7 +191,7 @@ class Sender:
             room -= len(part)
         stream.window -= size
         stream.pending_bytes -= size
-        stream.progress_s = self._clock()
+        stream.progress_s = self.progress_s = self._clock()
         self.window -= size
         self.unsent_bytes -= size
         self._out_bytes += size

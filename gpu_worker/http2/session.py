@@ -466,7 +466,8 @@ class Session:
         self.settled = True
         # First, so that the client knows which window the data counts for that a larger one lets go.
         self.sender.control(frames.frame(codes.SETTINGS, codes.ACK, 0))
-        for setting, value in found:
+        # What comes twice counts as it comes last: to walk over all streams for each would cost far more than its bytes.
+        for setting, value in dict(found).items():
             self.sender.configure(setting, value, self.streams)
 
     def _on_acknowledged(self, payload: bytes) -> None:

@@ -80,7 +80,8 @@ class Watch:
         sender = self._session.sender
         before_s = now_s - self._limits.write_timeout_s
         for stream in tuple(sender.waiting.values()):
-            if stream.progress_s <= before_s:
+            # Behind others on a slow connection a stream is not to blame, as long as anything moves.
+            if stream.progress_s <= before_s and (stream.window <= 0 or sender.progress_s <= before_s):
                 fault = codes.StreamFault(codes.Code.CANCEL, "an answer was not taken in time")
                 self._session.give_up(stream, fault)
 

@@ -426,6 +426,19 @@ def test_an_answer_that_is_not_taken_is_given_up_after_a_while_without_progress(
     assert peer.resets() == [(3, Code.CANCEL)]
 
 
+def test_answers_behind_others_have_time_while_anything_moves() -> None:
+    peer = quiet(Limits(write_timeout_s=10))
+    peer.send(settings((4, 2**20)), opening(1, END), opening(3, END))
+    for stream in (1, 3):
+        peer.application.handlers[stream].stream.respond(HEAD, [bytes(70_000)], 70_000, TRAILERS)
+    for _ in range(4):
+        peer.wait(9)
+        peer.send(frame(codes.WINDOW_UPDATE, 0, 0, long(1)))
+    assert peer.resets() == []
+    peer.wait(11)
+    assert {stream for stream, _ in peer.resets()} == {1, 3}
+
+
 def test_what_cannot_be_read_is_not_late() -> None:
     peer = quiet(Limits(header_timeout_s=5, keepalive_time_s=10, keepalive_timeout_s=5, write_timeout_s=math.inf))
     peer.send(opening(1), opening(3)[:15])
