@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -314,6 +315,8 @@ def main(kind: str, scenario: str, address: str) -> None:
         asyncio.run(getattr(Aio(address), scenario)())
     else:
         getattr(Sync(address), scenario)()
+        # A call that is destroyed while the interpreter ends can wait for ever for a lock of a thread that is gone.
+        os._exit(0)
 
 
 if __name__ == "__main__":
