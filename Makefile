@@ -34,9 +34,13 @@ demo-processes:
 demo-kubernetes:
 	@$(BIN)/python -m tests.kubernetes.cluster exec -- $(BIN)/python -m examples.kubernetes.demo
 
+# Many tests start processes, other people's programs among them, which can starve each other on a few cores: what failed
+# is asked once more alone. What is broken fails twice.
+TESTS := $(BIN)/python -m pytest --ignore tests/conformance
+
 test: .venv/.ready ## Lint, types, architecture and all tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore tests/conformance
+	@$(TESTS) -n $(JOBS) --dist worksteal || $(TESTS) --last-failed
 	@$(MAKE) --no-print-directory test-conformance
 	@$(MAKE) --no-print-directory test-kubernetes
 
