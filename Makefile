@@ -34,13 +34,14 @@ demo-processes:
 demo-kubernetes:
 	@$(BIN)/python -m tests.kubernetes.cluster exec -- $(BIN)/python -m examples.kubernetes.demo
 
-# Many tests start processes, other people's programs among them, which can starve each other on a few cores: what failed
-# is asked once more alone. What is broken fails twice.
+# What is slow runs many processes, other people's programs among them, which can starve each other on a few cores: what
+# failed there is asked once more alone. What is broken fails twice. Nothing else gets a second try.
 TESTS := $(BIN)/python -m pytest --ignore tests/conformance
 
 test: .venv/.ready ## Lint, types, architecture and all tests
 	@$(MAKE) --no-print-directory check
-	@$(TESTS) -n $(JOBS) --dist worksteal || $(TESTS) --last-failed
+	@$(TESTS) -n $(JOBS) --dist worksteal -m "not slow"
+	@$(TESTS) -n $(JOBS) --dist worksteal -m slow || $(TESTS) -m slow --last-failed
 	@$(MAKE) --no-print-directory test-conformance
 	@$(MAKE) --no-print-directory test-kubernetes
 
