@@ -171,13 +171,13 @@ class Registry:
 
     async def index(self, *, ready: bool) -> list[border.IndexEntry]:
         """Every model in the repositories or ever touched; with `ready` only versions that serve."""
-        names, duplicates = await self._looked_up(lambda: (self._repository.names(), self._repository.duplicates()))
+        refusals = await self._looked_up(self._repository.refusals)
         entries: list[border.IndexEntry] = []
-        for name in sorted({*names, *self._models}):
+        for name in sorted({*refusals, *self._models}):
             model = self._models.get(name)
             states = model.states if model else {}
-            if name in duplicates and not (model and model.versions):
-                states = {"": (State.UNAVAILABLE, duplicates[name])}
+            if refusals.get(name) and not (model and model.versions):
+                states = {"": (State.UNAVAILABLE, refusals[name])}
             entries += [
                 border.IndexEntry(name, version, state.value, reason)
                 for version, (state, reason) in states.items()

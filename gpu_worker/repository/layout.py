@@ -128,9 +128,9 @@ class Repository:
         """Every model there is, sorted, those that are not unique included."""
         return sorted(self._places())
 
-    def duplicates(self) -> dict[str, str]:
-        """Models that are in several repositories, and what is said of each."""
-        return {name: NOT_UNIQUE for name, paths in self._places().items() if len(paths) > 1}
+    def refusals(self) -> dict[str, str]:
+        """Every model there is, and why it can never be loaded: empty for those that are in one repository alone."""
+        return {name: NOT_UNIQUE if len(paths) > 1 else "" for name, paths in self._places().items()}
 
     def find(self, name: str) -> ModelDirectory:
         """The model's directory. Raises InferenceError INTERNAL where there is none, or several."""
