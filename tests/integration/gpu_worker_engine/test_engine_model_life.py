@@ -318,11 +318,19 @@ async def test_the_index_reads_each_repository_once(
     engine = core.Core.create(core.Options(repositories=(repository, second), control=client.EXPLICIT))
     try:
         await engine.start()
-        read: list[pathlib.Path] = []
+        read: list[str] = []
         scandir = os.scandir
-        monkeypatch.setattr(os, "scandir", lambda path: (read.append(pathlib.Path(path)), scandir(path))[1])
-        assert [(each.name, each.state) for each in await engine.index(ready=False)] == [("a", ""), ("b", "UNAVAILABLE")]
-        assert read == [repository, second]
+
+        def noting(path: str) -> object:
+            read.append(str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", noting)
+        assert [(each.name, each.state) for each in await engine.index(ready=False)] == [
+            ("a", ""),
+            ("b", "UNAVAILABLE"),
+        ]
+        assert read == [str(repository), str(second)]
     finally:
         await engine.close()
 
