@@ -281,20 +281,22 @@ class Agent:
     # Acting.
 
     def _act(self) -> None:
-        """Starts all that can begin now; each action changes what is held, so that this ends."""
-        if self._closed.is_set():
+        """Starts all that can begin now; each action changes what is held, so that this ends.
+
+        As long as nobody has said what is wanted, what the worker serves stays.
+        """
+        if self._closed.is_set() or not self._heard:
             return
         while actions := [
             action
-            for action in desired_state.plan(self._desired, self._held)
+            for action in desired_state.plan(self._desired, self._held, self._parts.memory.loaded)
             if self._health.up or not isinstance(action, desired_state.Load)
         ]:
             for action in actions:
                 self._apply(action)
         if self._parts.addresses.sync(self._servings()):
             self.changed.set()
-        if self._heard:
-            self._latch = readiness.advance(self._latch, self._desired, self._held)
+        self._latch = readiness.advance(self._latch, self._desired, self._held)
 
     def _apply(self, action: desired_state.Action) -> None:
         match action:
@@ -306,8 +308,8 @@ class Agent:
                 self._put(model.name, held)
                 self._spawn(self._load(model, held))
             case desired_state.Unload(name):
-                held = dataclasses.replace(self._held[name], phase=Phase.DRAINING)
-                self._put(name, held)
+                held = self._held.get(name) or desired_state.Held(self._parts.memory.loaded[name], Phase.FAILED)
+                self._put(name, dataclasses.replace(held, phase=Phase.DRAINING))
                 self._spawn(self._drain(name, held.key))
             case desired_state.Forget(name):
                 self._put(name, None)

@@ -74,14 +74,14 @@ class Load:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unload:
-    """Drain the loaded model and unload it."""
+    """Drain the model and unload it: one that is held, or one that was and that the server may remember."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Forget:
-    """Stop and drop what never reached the server."""
+    """Stop and drop what the server does not serve."""
 
     name: str
 
@@ -97,9 +97,14 @@ class Settled:
     lost: frozenset[str]
 
 
-def plan(desired: values.Desired, held: Mapping[str, Held]) -> tuple[Action, ...]:
-    """The actions that can begin now. Applying them and planning again ends with none."""
-    return (*_departures(desired, held), *_fetches(desired, held), *_next_load(desired, held))
+def plan(desired: values.Desired, held: Mapping[str, Held], recorded: Collection[str] = ()) -> tuple[Action, ...]:
+    """The actions that can begin now. Applying them and planning again ends with none.
+
+    `recorded` are the names whose load was ever asked for and not undone: a server remembers one that failed, and is
+    not ready for as long as it does.
+    """
+    strays = _strays(desired, held, recorded)
+    return (*_departures(desired, held), *strays, *_fetches(desired, held), *_next_load(desired, held))
 
 
 def settle(held: Mapping[str, Held], loaded: Collection[str], recorded: Mapping[str, values.ModelKey]) -> Settled:
@@ -126,6 +131,11 @@ def _departures(desired: values.Desired, held: Mapping[str, Held]) -> Iterator[A
         if wanted.get(name) == each.key or each.phase in {Phase.LOADING, Phase.DRAINING}:
             continue
         yield Unload(name) if each.phase is Phase.READY else Forget(name)
+
+
+def _strays(desired: values.Desired, held: Mapping[str, Held], recorded: Collection[str]) -> Iterator[Action]:
+    wanted = {model.name for model in desired.models}
+    return (Unload(name) for name in recorded if name not in wanted and name not in held)
 
 
 def _fetches(desired: values.Desired, held: Mapping[str, Held]) -> Iterator[Action]:

@@ -137,7 +137,23 @@ def _load() -> Iterator[Case]:
         yield Case(id=f"http/load-{name}", section=_SECTION, row=row, call=load(model), text=text)
         real = "../idle" if model.startswith(".") else model
         yield Case(id=f"grpc/load-{name}", section=_SECTION, row=row, call=load_rpc(real), text=text)
+    yield from _failed()
     yield Case(id="grpc/load-no-name", section=_SECTION, row="load without a name", call=load_rpc(""), text=Text.EXACT)
+
+
+def _failed() -> Iterator[Case]:
+    """Strict readiness counts a model that could not be loaded until it is unloaded; others may have failed before."""
+    forgotten = tuple(unload(model) for model in ("broken", "misnamed", "unreadable", "absent"))
+    ready = case.get("/v2/health/ready")
+    row = "server ready after a load that failed"
+    yield Case(id="http/failed-ready", section=_SECTION, row=row, before=(load("broken"),), call=ready)
+    yield Case(
+        id="http/failed-unloaded-ready",
+        section=_SECTION,
+        row=f"{row}, once the model is unloaded",
+        before=(load("broken"), *forgotten),
+        call=ready,
+    )
 
 
 def _unload() -> Iterator[Case]:

@@ -187,6 +187,19 @@ DIFFERENCES: tuple[Difference, ...] = (
         "repository/*/files-absolute",
         "repository/http/files-not-base64",
     ),
+    known(
+        Verdict.WORDS,
+        "says why the model could not be loaded",
+        "text",
+        "repository/http/failed-*ready",
+        fragment="load failed for model 'broken'",
+    ),
+    known(
+        Verdict.DELIBERATE,
+        "a model that failed and was unloaded is not to be loaded any more, so that the server is ready again",
+        "status",
+        "repository/http/failed-unloaded-ready",
+    ),
     known(Verdict.DELIBERATE, "percent-encoding is decoded in every path", "text", "repository/http/load-escape"),
     known(
         Verdict.STRICTER,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import pathlib
 import signal
 
@@ -25,6 +27,12 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def is_serving(report: agent_pb2.Report, wanted: values.Serving) -> bool:
     return message(wanted.endpoint) in report.endpoints
+
+
+def is_ready(worker: v2_servers.WorkerProcess) -> bool:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", worker.endpoint.http_port)) as connection:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
 
 
 async def test_a_model_comes_serves_and_goes(
@@ -133,6 +141,31 @@ async def test_without_a_control_plane_both_come_back_from_disk(
     assert hello.incarnation != control.hellos[0].incarnation
 
 
+async def test_a_sidecar_that_lost_its_disk_leaves_the_worker_alone_until_it_hears_what_is_wanted(
+    control: ControlPlane, sidecar: Sidecar, source: pathlib.Path, worker: v2_servers.WorkerProcess
+) -> None:
+    at = serving("a")
+    await control.want([desired(scaled(source, "a"))], [at])
+    await sidecar.start()
+    await control.heard(lambda report: is_serving(report, at))
+    await control.stop()
+    await sidecar.kill()
+    for each in ("desired.json", "loaded.json"):
+        (sidecar.folder / "data" / each).unlink()
+    said = sidecar.log().count("model.adopted")
+
+    await sidecar.start()
+    async with asyncio.timeout(PATIENCE_S):
+        while sidecar.log().count("model.adopted") == said:
+            await asyncio.to_thread(ask, worker.endpoint.http_port, "a")
+    assert sidecar.process
+    sidecar.process.send_signal(signal.SIGTERM)
+    assert await sidecar.ended() == 0
+
+    assert "draining" not in sidecar.log()
+    assert await asyncio.to_thread(ask, worker.endpoint.http_port, "a") == [2, 4, 6, 8]
+
+
 async def test_a_sidecar_that_comes_back_leaves_a_serving_worker_alone(
     control: ControlPlane, sidecar: Sidecar, source: pathlib.Path
 ) -> None:
@@ -208,6 +241,28 @@ async def test_a_definite_failure_is_told_and_harms_nobody_else(
     assert "garbage" in failed["garbage"].message
     assert (failed["changed"].reason, failed["changed"].retryable) == ("SourceChanged", False)
     assert len(report.endpoints) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_worker_is_ready_again_once_what_failed_is_not_wanted(
+    control: ControlPlane, sidecar: Sidecar, worker: v2_servers.WorkerProcess, source: pathlib.Path, *, restarted: bool
+) -> None:
+    """A server with strict readiness is not ready for as long as it remembers a model that it could not load."""
+    garbage, good = model_of(onnx_models.put(source, "garbage", b"this is no model"), "garbage"), scaled(source, "a")
+    await control.want([desired(garbage), desired(good)], [serving("garbage"), serving("a")])
+    await sidecar.start()
+    await control.heard(lambda report: states(report) == {"garbage": "FAILED", "a": "READY"})
+    assert not await asyncio.to_thread(is_ready, worker)
+
+    if restarted:
+        await sidecar.kill()
+    await control.want([desired(good)], [serving("a")])
+    if restarted:
+        await sidecar.start()
+    await control.heard(lambda report: report.generation == 2 and states(report) == {"a": "READY"})
+
+    assert await asyncio.to_thread(is_ready, worker)
+    assert not (worker.repository / "garbage").exists()
 
 
 async def test_other_bytes_under_a_name_replace_the_old_ones(

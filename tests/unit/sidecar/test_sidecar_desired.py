@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import hypothesis
 from hypothesis import strategies as st
@@ -40,9 +41,11 @@ held_states = st.dictionaries(names, st.tuples(st.sampled_from(Phase), digests))
 class World:
     """A server that does what it is told, one finished step at a time; it checks the laws on its way."""
 
-    def __init__(self, wanted: values.Desired, start: dict[str, desired.Held]) -> None:
+    def __init__(self, wanted: values.Desired, start: dict[str, desired.Held], failed: Collection[str] = ()) -> None:
+        """`failed`: names that the server was asked to load, and could not."""
         self.wanted, self.held = wanted, dict(start)
         self.in_server = {name: each.key for name, each in start.items() if each.phase in LOADED}
+        self.asked = {*self.in_server, *failed}
         self.loads: list[str] = []
 
     def apply(self, action: desired.Action) -> None:
@@ -56,10 +59,12 @@ class World:
                 assert self.held[model.name] == desired.Held(model.key, Phase.FETCHED)
                 self.held[model.name] = desired.Held(model.key, Phase.LOADING)
                 self.in_server[model.name] = model.key
+                self.asked.add(model.name)
                 self.loads.append(model.name)
             case desired.Unload(name):
-                assert self.held[name].key not in {each.key for each in self.wanted.models}
-                self.held[name] = dataclasses.replace(self.held[name], phase=Phase.DRAINING)
+                held_now = self.held.get(name, desired.Held(values.ModelKey(name, "", ""), Phase.FAILED))
+                assert held_now.key not in {each.key for each in self.wanted.models}
+                self.held[name] = dataclasses.replace(held_now, phase=Phase.DRAINING)
             case desired.Forget(name):
                 assert name not in self.in_server
                 del self.held[name]
@@ -69,7 +74,9 @@ class World:
             if each.phase in AFTER:
                 self.held[name] = dataclasses.replace(each, phase=AFTER[each.phase])
             elif each.phase is Phase.DRAINING:
-                del self.held[name], self.in_server[name]
+                del self.held[name]
+                self.in_server.pop(name, None)
+                self.asked.discard(name)
             elif each.phase is Phase.WAITING:
                 del self.held[name]
 
@@ -81,7 +88,7 @@ AFTER = {Phase.FETCHING: Phase.FETCHED, Phase.LOADING: Phase.READY}
 def run(world: World) -> None:
     for _ in range(50):
         for _ in range(20):
-            actions = desired.plan(world.wanted, world.held)
+            actions = desired.plan(world.wanted, world.held, world.asked)
             if not actions:
                 break
             for action in actions:
@@ -91,9 +98,11 @@ def run(world: World) -> None:
         world.finish_steps()
 
 
-@hypothesis.given(wanted_states, held_states)
-def test_every_start_ends_at_what_is_desired(wanted: values.Desired, start: dict[str, desired.Held]) -> None:
-    world = World(wanted, start)
+@hypothesis.given(wanted_states, held_states, st.sets(names))
+def test_every_start_ends_at_what_is_desired(
+    wanted: values.Desired, start: dict[str, desired.Held], tried: set[str]
+) -> None:
+    world = World(wanted, start, tried)
 
     run(world)
 
@@ -101,7 +110,8 @@ def test_every_start_ends_at_what_is_desired(wanted: values.Desired, start: dict
     assert {name: each.key for name, each in world.held.items()} == {each.name: each.key for each in wanted.models}
     assert world.in_server.keys() == world.held.keys() - failed
     assert failed <= {name for name, each in start.items() if each.phase is Phase.FAILED}
-    assert desired.plan(wanted, world.held) == ()
+    assert world.asked <= {each.name for each in wanted.models}, "the server forgets what is not wanted"
+    assert desired.plan(wanted, world.held, world.asked) == ()
 
 
 @hypothesis.given(wanted_states)
@@ -139,6 +149,16 @@ def test_other_bytes_under_the_same_name_are_unloaded_first() -> None:
     assert desired.plan(wanted, {"a": held(Phase.READY)}) == (desired.Unload("a"),)
     assert desired.plan(wanted, {"a": held(Phase.DRAINING)}) == ()
     assert desired.plan(wanted, {}) == (desired.Fetch(model("a", "two")),)
+
+
+def test_what_failed_in_the_server_is_unloaded_once_it_is_not_wanted() -> None:
+    failed = {"a": held(Phase.FAILED)}
+
+    assert desired.plan(values.Desired(models=(model("a"),)), failed, {"a"}) == ()
+    assert desired.plan(values.Desired(), failed, {"a"}) == (desired.Forget("a"),)
+    assert desired.plan(values.Desired(), {}, {"a"}) == (desired.Unload("a"),)
+    assert desired.plan(values.Desired(models=(model("a", "two"),)), {}, {"a"}) == (desired.Fetch(model("a", "two")),)
+    assert desired.plan(values.Desired(), {"a": held(Phase.DRAINING)}, {"a"}) == ()
 
 
 def test_another_configuration_is_another_model() -> None:
