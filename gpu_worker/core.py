@@ -156,9 +156,7 @@ class Core(border.Engine):
                 refused.append((request.reply, error.bare()))
         for target, share in by_target.items():
             refused += target.submit(share, loop, arrival_ns, self._regions, self._tracer)
-        if refused:
-            # Never from within `submit`: the front may not be ready for its reply yet.
-            loop.call_soon(delivery.deliver, refused)
+        delivery.deliver(refused)
 
     def _target(self, request: border.InferRequest) -> scheduler.Scheduler:
         if self._stopping:

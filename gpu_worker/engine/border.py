@@ -278,7 +278,9 @@ class Engine(Protocol):
     The engine may be another process: arguments and results are plain values, and all that needs its answer is awaited.
     """
 
-    def submit(self, requests: Sequence[InferRequest]) -> None: ...
+    def submit(self, requests: Sequence[InferRequest]) -> None:
+        """Takes the requests in; each is answered on this event loop, maybe before this returns."""
+        ...
 
     async def live(self) -> bool: ...
 

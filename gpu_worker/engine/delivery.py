@@ -18,12 +18,15 @@ Answered = tuple[border.Reply, Answer]
 log = structlog.get_logger(__name__)
 
 
-def post(answers: Sequence[tuple[work.Work, Answer]]) -> None:
-    """Hands the answers over from any thread, in one call to each loop."""
+def post(answers: Sequence[tuple[work.Work, Answer]], here: asyncio.AbstractEventLoop | None = None) -> None:
+    """Hands the answers over from any thread, in one call to each loop; at once on the loop `here` that it runs on."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Answered]] = {}
     for answered, answer in answers:
         by_loop.setdefault(answered.loop, []).append((answered.request.reply, answer))
     for loop, batch in by_loop.items():
+        if loop is here:
+            deliver(batch)
+            continue
         try:
             loop.call_soon_threadsafe(deliver, batch)
         except RuntimeError:

@@ -15,7 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpu_worker.engine import border, classification, delivery, ragged, spec, statistics, tensors, validation, work
+from gpu_worker.engine import (
+    border,
+    classification,
+    delivery,
+    pace,
+    ragged,
+    spec,
+    statistics,
+    tensors,
+    validation,
+    work,
+)
 from gpu_worker.runtime import port
 
 _NO_DATA: Mapping[int, border.Buffer] = types.MappingProxyType({})
@@ -33,6 +44,15 @@ class Request:
         return self.data[index] if tensor.region is not None else tensor.data
 
 
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """The answers in the order of the requests, and what they took."""
+
+    answers: list[delivery.Answer]
+    timings: statistics.Timings
+    cost: pace.Cost
+
+
 def readable(
     model: spec.ModelSpec, works: Sequence[work.Work]
 ) -> tuple[list[Request], list[tuple[work.Work, delivery.Answer]]]:
@@ -48,22 +68,21 @@ def readable(
     return requests, refused
 
 
-def run(
-    program: port.Program, model: spec.ModelSpec, requests: Sequence[Request], started_ns: int
-) -> tuple[list[delivery.Answer], statistics.Timings]:
-    """The answers, in the order of the requests, which began to be read at `started_ns` of the monotonic clock.
+def run(program: port.Program, model: spec.ModelSpec, requests: Sequence[Request], started_ns: int) -> Outcome:
+    """Runs the requests, which began to be read at `started_ns` of the monotonic clock.
 
     Raises RunFailed where the model fails.
     """
     feeds = dict(_feeds(model, requests))
     names = _wanted(model, requests)
-    gathered_ns = time.monotonic_ns()
+    gathered_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns()
     arrays = program.run(feeds, names)
-    ran_ns = time.monotonic_ns()
+    ran_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns() - busy_ns
     columns = {name: _column(model, name, array, requests) for name, array in zip(names, arrays, strict=True)}
     answers = list(_answers(model, columns, requests))
     timings = statistics.Timings(gathered_ns - started_ns, ran_ns - gathered_ns, time.monotonic_ns() - ran_ns)
-    return answers, timings
+    moved_bytes = sum(array.nbytes for array in feeds.values()) + sum(array.nbytes for array in arrays)
+    return Outcome(answers, timings, pace.Cost(busy_ns, moved_bytes))
 
 
 def _read(each: work.Work, positions: Sequence[int]) -> Request:

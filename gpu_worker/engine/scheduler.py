@@ -1,7 +1,8 @@
 """The queue of one model version and the threads that serve it, one for each instance.
 
-A thin shell: what runs when is `batching`'s to decide, how it runs `execution`'s. Requests come in lists and answers
-leave in lists, one hand-over for a batch. A request whose client has gone or whose time has passed never runs; it is
+A thin shell: what runs when is `batching`'s to decide, how it runs `execution`'s, and whether it is worth a thread
+`pace`'s: a brief batch borrows an idle instance and runs on the event loop. Requests come in lists and answers leave in
+lists, one hand-over for a batch. A request whose client has gone or whose time has passed never runs; it is
 answered when an instance next looks at the queue. With `preserve_ordering` results leave in the order of arrival,
 refusals at once.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +25,7 @@ from gpu_worker.engine import (
     border,
     delivery,
     execution,
+    pace,
     regions,
     spec,
     statistics,
@@ -37,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 # Configurations may ask for longer than a lock can wait; whoever wakes early looks again.
 _LONGEST_WAIT_S = 3600.0
+
+# How long a turn of the event loop may run batches itself.
+_SPARED_NS = 200_000
 
 _Pairs = list[tuple[work.Work, delivery.Answer]]
 
@@ -76,12 +82,14 @@ class Scheduler:
         self._condition = threading.Condition(threading.Lock())
         self._queue: collections.deque[work.Work] = collections.deque()
         self._config = model.batching
+        self._pace = pace.Pace()
         self._running = 0
         self._idle = 0
         self._timed = 0
         self._closing = False
         self._made = 0
         self._sequencer = _Sequencer(self._post) if model.preserve_ordering else None
+        self._steady = False
         self._instances: list[_Instance] = []
         self._threads: list[threading.Thread] = []
         self.resize(programs)
@@ -106,6 +114,9 @@ class Scheduler:
             if len(leaving) < len(self._instances):
                 # Else nothing would be left that serves.
                 self._leave(leaving)
+            programs = [instance.program for instance in self._instances]
+            # Only what any thread may run, whatever its instance does meanwhile, can be run by the loop's.
+            self._steady = self.spec.plain and all(each.steady and each.shareable for each in programs)
 
     def _leave(self, leaving: Sequence[_Instance]) -> None:
         for instance in leaving:
@@ -158,7 +169,10 @@ class Scheduler:
         if tracer.on:
             for each in works:
                 tracer.begin(self.spec, each)
-        return refused + self._enqueue(works, arrival_ns) if works else refused
+        if works:
+            refused += self._enqueue(works)
+            self._serve_here(arrival_ns + _SPARED_NS, loop, urgent=any(each.deadline_ns is not None for each in works))
+        return refused
 
     def stop(self) -> None:
         """Takes nothing more; what waits and runs will finish. Does not block."""
@@ -183,7 +197,7 @@ class Scheduler:
             thread.join(max(0.0, until_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _enqueue(self, works: list[work.Work], now_ns: int) -> list[delivery.Answered]:
+    def _enqueue(self, works: list[work.Work]) -> list[delivery.Answered]:
         over: list[work.Work] = []
         with self._condition:
             if self._closing:
@@ -193,9 +207,31 @@ class Scheduler:
                 room = max(0, limit - len(self._queue))
                 works, over = works[:room], works[room:]
             self._queue.extend(works)
-            self._wake(now_ns, urgent=any(each.deadline_ns is not None for each in works))
         self._fail(statistics.REJECTED, over)
         return [(each.request.reply, _full(each)) for each in over]
+
+    def _serve_here(self, until_ns: int, loop: asyncio.AbstractEventLoop, *, urgent: bool) -> None:
+        """Runs brief batches, for so long as the loop can spare; wakes a thread for the others."""
+        while (found := self._next_here(until_ns, urgent=urgent)) is not None:
+            program, batch = found
+            self._bury(batch.dead)
+            answers = self._execute(program, batch.works) if batch.works else []
+            with self._condition:
+                self._idle += 1
+            self._deliver(batch.ticket, answers, loop)
+
+    def _next_here(self, until_ns: int, *, urgent: bool) -> tuple[port.Program, _Batch] | None:
+        """A brief batch and an idle instance's program for it, which no thread has meanwhile."""
+        with self._condition:
+            now_ns = time.monotonic_ns()
+            if self._steady and self._idle and self._queue and now_ns < until_ns and not self._closing:
+                count = batching.decide(self._queue, now_ns, self._config).take
+                items = sum(each.size for each in itertools.islice(self._queue, count))
+                if count and self._pace.is_brief(self._queue[0].key, items):
+                    self._idle -= 1
+                    return self._instances[0].program, self._taken(count, now_ns)
+            self._wake(now_ns, urgent=urgent)
+            return None
 
     def _wake(self, now_ns: int, *, urgent: bool = False) -> None:
         """Wakes an idle instance if there is a batch for it, or (`urgent`) a moment that none waits for yet."""
@@ -223,7 +259,9 @@ class Scheduler:
                     return None
                 decision = batching.decide(self._queue, now_ns, self._config)
                 if decision.take:
-                    return self._taken(decision.take, now_ns)
+                    batch = self._taken(decision.take, now_ns)
+                    self._wake(now_ns)
+                    return batch
                 if self._closing and not self._queue:
                     self._forget(instance)
                     return None
@@ -247,7 +285,6 @@ class Scheduler:
             else:
                 dead.append((each, end))
         self._running += len(works)
-        self._wake(now_ns)
         return _Batch(works, dead, self._ticket())
 
     def _wait(self, until_ns: int | None, now_ns: int) -> None:
@@ -296,14 +333,14 @@ class Scheduler:
     def _run(self, program: port.Program, requests: Sequence[execution.Request], started_ns: int) -> _Pairs:
         works = [request.work for request in requests]
         try:
-            answers, timings = execution.run(program, self.spec, requests, started_ns)
+            outcome = execution.run(program, self.spec, requests, started_ns)
         except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
             return self._failed(error, works)
-        answered = list(zip(works, answers, strict=True))
-        self._count(answered, started_ns, timings)
+        answered = list(zip(works, outcome.answers, strict=True))
+        self._count(answered, started_ns, outcome)
         for each, answer in answered:
             if each.trace is not None:
-                _note(each.trace, each, answer, started_ns, timings)
+                _note(each.trace, each, answer, started_ns, outcome.timings)
         return answered
 
     def _failed(self, error: Exception, works: Sequence[work.Work]) -> _Pairs:
@@ -312,17 +349,21 @@ class Scheduler:
         internal = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
         return [(each, validation.with_id(internal, each.request.id)) for each in works]
 
-    def _count(self, answered: _Pairs, started_ns: int, timings: statistics.Timings) -> None:
+    def _count(self, answered: _Pairs, started_ns: int, outcome: execution.Outcome) -> None:
         now_ns = time.monotonic_ns()
+        items = sum(each.size for each, _ in answered)
         served = [each for each, answer in answered if isinstance(answer, border.InferResponse)]
         self._counters.executed(
             statistics.Executed(
-                items=sum(each.size for each, _ in answered),
+                items=items,
                 waits_ns=[started_ns - each.arrival_ns for each in served],
                 lives_ns=[now_ns - each.arrival_ns for each in served],
-                timings=timings,
+                timings=outcome.timings,
             )
         )
+        if self._steady:
+            with self._condition:
+                self._pace.note(answered[0][0].key, items, outcome.cost)
         if len(served) < len(answered):
             # It ran, but its output does not fit where it was to go.
             self._fail(
@@ -337,17 +378,17 @@ class Scheduler:
     def _ticket(self) -> int:
         return self._sequencer.ticket() if self._sequencer else 0
 
-    def _deliver(self, ticket: int, answers: _Pairs) -> None:
+    def _deliver(self, ticket: int, answers: _Pairs, here: asyncio.AbstractEventLoop | None = None) -> None:
         if self._sequencer:
             self._sequencer.deliver(ticket, answers)
         elif answers:
-            self._post(answers)
+            self._post(answers, here)
 
-    def _post(self, answers: _Pairs) -> None:
+    def _post(self, answers: _Pairs, here: asyncio.AbstractEventLoop | None = None) -> None:
         """Counts the requests as answered before they are: who has an answer does not find itself in flight."""
         with self._condition:
             self._running -= len(answers)
-        delivery.post(answers)
+        delivery.post(answers, here)
 
 
 class _Sequencer:

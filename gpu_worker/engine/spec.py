@@ -94,6 +94,12 @@ class ModelSpec:
         """Whether any two requests can share a batch, whatever their shapes."""
         return self.required == len(self.inputs) and all(tensor.fixed or tensor.ragged for tensor in self.inputs)
 
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether the work for a request, and its bytes, depend on its shapes alone."""
+        tensors_of = (*self.inputs, *self.outputs)
+        return not any(each.datatype == "BYTES" or each.ragged or each.source for each in tensors_of)
+
     def metadata(self, versions: tuple[str, ...]) -> border.ModelMetadata:
         return border.ModelMetadata(
             self.name,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from gpu_worker.runtime import devices, port
+from gpu_worker.runtime import devices, onnx_graph, port
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -72,7 +72,8 @@ class OnnxRuntime:
             raise port.LoadFailed(f"onnx runtime error: {error}") from error
         _require_provider(session, device)
         program: type[_Session] = _Bfloat16Session if _uses_bfloat16(session) else _Session
-        return program(session, device, options)
+        steady = device.kind == "CPU" and onnx_graph.is_steady(_graph_file(model))
+        return program(session, device, options, steady=steady)
 
     def uuid(self, device: port.Device) -> str:
         return devices.gpu_uuid(device.ordinal) if device.kind == "GPU" else ""
@@ -84,8 +85,9 @@ class OnnxRuntime:
 class _Session:
     """A session and the names of its tensors."""
 
-    def __init__(self, session: Any, device: port.Device, options: port.SessionOptions) -> None:
+    def __init__(self, session: Any, device: port.Device, options: port.SessionOptions, *, steady: bool) -> None:
         self._session = session
+        self.steady = steady
         self.inputs = tuple(_info(each, optional=False) for each in session.get_inputs()) + tuple(
             _info(each, optional=True) for each in session.get_overridable_initializers()
         )

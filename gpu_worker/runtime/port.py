@@ -72,6 +72,11 @@ class Program(Protocol):
     @property
     def shareable(self) -> bool: ...
 
+    @property
+    def steady(self) -> bool:
+        """Whether two runs on inputs of equal shapes, on a CPU, do the same work."""
+        return False
+
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
         """The outputs asked for, in that order, contiguous and owning their memory.
 

@@ -144,14 +144,6 @@ async def test_whatever_is_handed_over_is_answered(repository: pathlib.Path) -> 
         assert client.array(good).tolist() == [[1, 1, 1, 1]]
 
 
-async def test_a_refusal_comes_after_submit_returns(repository: pathlib.Path) -> None:
-    async with client.running(repository) as asking:
-        request, answered = asking.prepare("nope", np.ones((1, 4)))
-        asking.engine.submit([request])
-        assert not answered.done()
-        assert client.refusal(await answered).kind is border.ErrorKind.NOT_FOUND
-
-
 async def _occupied(asking: client.Client, model: str) -> asyncio.Future[client.Answer]:
     """Makes the model's one instance run for a while."""
     request, answered = asking.prepare(model, np.ones((1, 4)))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from gpu_worker.engine import batching, border, regions, scheduler, spec, statistics
+from gpu_worker.engine import batching, border, pace, regions, scheduler, spec, statistics
 from gpu_worker.runtime import port
 
 MODEL = spec.ModelSpec(
@@ -46,6 +46,23 @@ class Double(port.Program):
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
         return [feeds["IN"] * 2]
+
+
+class Steady(Double):
+    """Remembers in which threads it ran; `busy` makes runs that take long."""
+
+    steady = True
+
+    def __init__(self) -> None:
+        self.ran_in: list[int] = []
+        self.busy = False
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        self.ran_in.append(threading.get_ident())
+        until_ns = time.thread_time_ns() + 2 * pace.BRIEF_NS
+        while self.busy and time.thread_time_ns() < until_ns:
+            pass
+        return super().run(feeds, outputs)
 
 
 @pytest.mark.parametrize("model", [MODEL, dataclasses.replace(MODEL, preserve_ordering=True)])
@@ -105,6 +122,7 @@ DYNAMIC = dataclasses.replace(
 
 @hypothesis.given(
     model=strategies.sampled_from([MODEL, ORDERED, DYNAMIC]),
+    made=strategies.sampled_from([Double, Steady]),
     steps=strategies.lists(
         strategies.one_of(
             strategies.lists(strategies.sampled_from(["a", "b"]), min_size=1, max_size=4),
@@ -115,9 +133,9 @@ DYNAMIC = dataclasses.replace(
 )
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_no_request_is_lost_whatever_becomes_of_the_instances(
-    model: spec.ModelSpec, steps: list[list[str] | int]
+    model: spec.ModelSpec, made: type[Double], steps: list[list[str] | int]
 ) -> None:
-    programs = {"a": Double(), "b": Double()}
+    programs = {"a": made(), "b": made()}
     answers: list[int] = []
     loop = AtOnce()
     serving = scheduler.Scheduler(model, [programs["a"]], statistics.Statistics())
@@ -157,6 +175,85 @@ def _request(model: spec.ModelSpec, number: int, answers: list[int]) -> border.I
     shape = (1, 1) if model.max_batch_size else (1,)
     tensor = border.Tensor("IN", "FP32", shape, np.array([number], "<f4").tobytes())
     return border.InferRequest("m", "", "r", [tensor], [], {}, reply)
+
+
+class Serving:
+    """A scheduler of one program, asked one request at a time from this thread."""
+
+    def __init__(self, model: spec.ModelSpec, program: port.Program) -> None:
+        self._model = model
+        self._loop = AtOnce()
+        self._scheduler = scheduler.Scheduler(model, [program], statistics.Statistics())
+        self._answers: list[int] = []
+        self.asked = 0
+
+    def ask(self) -> None:
+        answered = threading.Event()
+        request = _request(self._model, self.asked, self._answers)
+        reply = request.reply
+
+        def told(answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
+            reply(answer, final=final)
+            answered.set()
+
+        request.reply = told
+        self.asked += 1
+        assert self._scheduler.submit([request], self._loop, time.monotonic_ns(), regions.Regions()) == []
+        assert answered.wait(60)
+
+    def end(self) -> None:
+        self._scheduler.stop()
+        assert self._scheduler.join(time.monotonic() + 60)
+        self._loop.close()
+        assert self._answers == list(range(self.asked))
+
+
+# How often the thread may still be on its way back to its queue when the next request comes.
+_TRIES = 100_000
+
+
+def _asked_until(serving: Serving, program: Steady, *, here: bool) -> None:
+    for _ in range(_TRIES):
+        serving.ask()
+        if (program.ran_in[-1] == threading.get_ident()) is here:
+            return
+    raise AssertionError(f"never ran {'on the loop' if here else 'in a thread'}")
+
+
+@pytest.mark.parametrize("model", [MODEL, ORDERED])
+def test_brief_batches_of_a_steady_program_run_on_the_loop_until_they_are_no_more(model: spec.ModelSpec) -> None:
+    program = Steady()
+    serving = Serving(model, program)
+    for _ in range(4):
+        serving.ask()
+    assert threading.get_ident() not in program.ran_in, "nothing is known yet"
+    _asked_until(serving, program, here=True)
+    program.busy = True
+    _asked_until(serving, program, here=True)
+    for _ in range(20):
+        serving.ask()
+    assert threading.get_ident() not in program.ran_in[-20:], "one that took long is enough"
+    program.busy = False
+    _asked_until(serving, program, here=True)
+    serving.end()
+
+
+@pytest.mark.parametrize(
+    ("model", "steady", "shareable"),
+    [
+        (MODEL, False, True),
+        (MODEL, True, False),
+        (dataclasses.replace(MODEL, outputs=(spec.TensorSpec("OUT", "FP32", (1,), source="IN"),)), True, True),
+    ],
+)
+def test_what_may_take_long_never_runs_on_the_loop(model: spec.ModelSpec, *, steady: bool, shareable: bool) -> None:
+    program = Steady()
+    program.steady, program.shareable = steady, shareable
+    serving = Serving(model, program)
+    for _ in range(50):
+        serving.ask()
+    assert threading.get_ident() not in program.ran_in
+    serving.end()
 
 
 def test_threads_that_cannot_be_had_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
