@@ -257,6 +257,74 @@ async def test_calls_expire_at_their_deadline_and_not_before() -> None:
     assert made._slots == {}
 
 
+class Moment(float):
+    """A time that counts how often slots are compared with it."""
+
+    looked = 0
+
+    def __truediv__(self, other: float) -> Moment:
+        return Moment(float(self) / other)
+
+    def __ge__(self, other: float) -> bool:
+        Moment.looked += 1
+        return float(self) >= other
+
+
+async def test_an_expiry_looks_at_no_deadline_that_has_not_come() -> None:
+    now_s = 100.0
+    made = deadlines.Deadlines(lambda: Moment(now_s))
+    far = [(call, made.add(call, 1000.0 + index)) for index, call in enumerate([Call() for _ in range(1000)])]
+    due = Call()
+    made.add(due, 100.0)
+    now_s = 100.1
+    Moment.looked = 0
+    async with asyncio.timeout(60):
+        await due.expired.wait()
+    assert Moment.looked < 5
+    for call, slot in far:
+        made.remove(call, slot)
+    assert made._slots == {}
+    made.close()
+
+
+async def test_what_is_left_of_deadlines_that_did_not_pass_is_bounded() -> None:
+    made = deadlines.Deadlines(asyncio.get_running_loop().time)
+    lasting = Call()
+    made.add(lasting, 2e9)
+    for index in range(10000):
+        call = Call()
+        made.remove(call, made.add(call, 1e9 + index))
+        assert len(made._order) < 100
+    assert len(made._slots) == 1
+    made.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60), st.lists(st.integers(0, 60), max_size=8))
+async def test_whatever_is_added_and_removed_only_what_is_due_expires(
+    plan: list[tuple[int, bool]], looks: list[int]
+) -> None:
+    now_s = 0.0
+    made = deadlines.Deadlines(lambda: now_s)
+    pending: dict[Call, float] = {}
+    for at, (deadline, stays) in enumerate(plan):
+        call = Call()
+        slot = made.add(call, deadline / 100)
+        if stays:
+            pending[call] = deadline / 100
+        else:
+            made.remove(call, slot)
+        if at % 7 == 0 and looks:
+            now_s = max(now_s, looks.pop() / 100)
+            made._expire()
+    now_s = max(now_s, 0.2)
+    made._expire()
+    for call, deadline_s in pending.items():
+        assert call.expired.is_set() == (deadline_s < now_s - 0.01) or abs(deadline_s - now_s) <= 0.011
+    assert all(made._slots.values())
+    assert set(made._slots) <= set(made._order)
+    made.close()
+
+
 # -- limits
 
 
