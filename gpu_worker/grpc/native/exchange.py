@@ -6,17 +6,16 @@ Must never answer twice, nor keep anything of a call that is over.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import service, status
-from gpu_worker.grpc.native import assembling, deadlines, heads, statuses
+from gpu_worker.grpc.native import assembling, deadlines, heads, statuses, turns
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import streams
 from gpu_worker.wire import compression, datatypes
@@ -38,7 +37,7 @@ class Front(Protocol):
     limits: native_limits.Limits
     deadlines: deadlines.Deadlines
     gathering: dict[Exchange, float]
-    threads: concurrent.futures.Executor
+    turns: turns.Turns
     clock: Callable[[], float]
     loop: asyncio.AbstractEventLoop
     compress: bool
@@ -59,7 +58,7 @@ class Exchange:
         "started",
         "stream",
         "view",
-        "working",
+        "work",
     )
 
     def __init__(self, front: Front, stream: streams.Stream, view: heads.View) -> None:
@@ -73,7 +72,7 @@ class Exchange:
         self.started = False
         self.inference: service.Inference | None = None
         self.model = ""
-        self.working = False
+        self.work: turns.Work[Any] | None = None
         self._booked_bytes = 0
         self._slot = 0
         if view.timeout_s is not None:
@@ -136,7 +135,8 @@ class Exchange:
     def over(self) -> None:
         """The call's answer is decided."""
         self.answered = True
-        if self.working:
+        if self.work is not None:
+            self.work.drop()
             self.stream.lingers()
         if self._slot:
             self.front.deadlines.remove(self, self._slot)
@@ -179,31 +179,30 @@ class Exchange:
         self._watch(len(piece))
         return found
 
-    def inflated(self, message: streams.Buffer) -> streams.Buffer:
+    def inflating(self, message: streams.Buffer) -> turns.Steps[streams.Buffer]:
         """`message` without its compression. InferenceError or TooLarge where that cannot be."""
         if self.view.encoding == "identity":
             raise datatypes.refused("a message is compressed, but grpc-encoding names no compression")
         most_bytes = self.front.limits.inflated_bytes
         try:
-            return compression.inflate(message, self.view.encoding, most_bytes)
+            return (yield from compression.inflating(message, self.view.encoding, most_bytes))
         except OverflowError:
             raise assembling.TooLarge(most_bytes + 1, most_bytes) from None
 
-    def beside(self, work: Callable[[], _T], size_bytes: int, then: Callable[[_T], None]) -> None:
-        """Does `work` in a thread and passes its result on, unless the call is over by then.
+    def beside(self, steps: turns.Steps[_T], size_bytes: int, then: Callable[[_T], None]) -> None:
+        """Does `steps` in a thread and passes their result on, unless the call is over by then.
 
-        The `size_bytes` that it holds are booked, and it counts as a stream, until it is done.
+        The `size_bytes` that they hold from the start are booked, and it counts as a stream, until it is done.
         """
         if not self.front.intake.hold(size_bytes):
             self.fail_with(border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL))
             return
-        self.working = True
-        done = self.front.loop.run_in_executor(self.front.threads, work)
-        done.add_done_callback(functools.partial(self._worked, size_bytes, then))
+        self.work = work = self.front.turns.begin(self.stream.host, steps)
+        work.done.add_done_callback(functools.partial(self._worked, size_bytes, then))
 
     def _worked(self, size_bytes: int, then: Callable[[_T], None], done: asyncio.Future[_T]) -> None:
         self.front.intake.let_go(size_bytes)
-        self.working = False
+        self.work = None
         # Asked for in any case: a failure that nobody asks for would be logged as one that was overlooked.
         error = None if done.cancelled() else done.exception()
         if self.answered:

@@ -6,7 +6,6 @@ Decides which calls become what. Must never let a call fail that came before its
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import grpc
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls, guard, health, listen, reflection, service
-from gpu_worker.grpc.native import deadlines, exchange, heads, strangers, streaming, unary
+from gpu_worker.grpc.native import deadlines, exchange, heads, strangers, streaming, turns, unary
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import headers, streams
 from gpu_worker.http2 import limits as http2_limits
@@ -25,7 +24,6 @@ from gpu_worker.wire import rules as wire_rules
 from gpu_worker.wire import tls
 from protos.inference.v2 import predict_pb2
 
-_THREADS = 2
 _LOOK_S = 0.25
 _FOREVER_MS = 2**31 - 1
 
@@ -50,7 +48,7 @@ class Front:
         self.clock = self.loop.time
         self.deadlines = deadlines.Deadlines(self.clock)
         self.gathering: dict[exchange.Exchange, float] = {}
-        self.threads: concurrent.futures.Executor = concurrent.futures.ThreadPoolExecutor(_THREADS, "grpc-codec")
+        self.turns = turns.Turns(intake)
         by_path = {path.encode(): method for path, method in methods.items()}
         self._views = heads.Views({**by_path, service.INFER.encode(): INFER})
 
@@ -87,7 +85,7 @@ class Front:
 
     def close(self) -> None:
         self.deadlines.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.turns.close()
 
 
 async def _never(_request: Any, _call: calls.Call) -> Any:

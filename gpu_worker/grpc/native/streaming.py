@@ -146,9 +146,9 @@ class Streaming(exchange.Exchange):
         if not self._waiting:
             self._pay()
         if compressed and self.in_thread(len(message)):
-            message = await self.front.loop.run_in_executor(self.front.threads, self.inflated, message)
+            message = await self.front.turns.begin(self.stream.host, self.inflating(message)).done
         elif compressed:
-            message = self.inflated(message)
+            message = compression.finished(self.inflating(message))
         try:
             return self._method.request.FromString(bytes(message))
         except protobuf.DecodeError:
@@ -174,8 +174,7 @@ class Streaming(exchange.Exchange):
     async def _compressed(self, message: bytes) -> bytes:
         if not self.in_thread(len(message)):
             return b"".join(compression.deflate([message], "gzip"))
-        parts = await self.front.loop.run_in_executor(self.front.threads, compression.deflate, [message], "gzip")
-        return b"".join(parts)
+        return b"".join(await self.front.turns.begin(self.stream.host, compression.deflating([message], "gzip")).done)
 
     def _head(self) -> Any:
         self._opened = True

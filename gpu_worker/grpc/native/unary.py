@@ -6,7 +6,6 @@ Must never leave a request with the engine that its client has given up.
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import Any
 
 import grpc
@@ -76,10 +75,10 @@ class Whole(exchange.Exchange):
 
     def _inflate(self, message: streams.Buffer) -> None:
         if self.in_thread(len(message)):
-            self.beside(functools.partial(self.inflated, message), len(message), self.start)
+            self.beside(self.inflating(message), len(message), self.start)
             return
         try:
-            whole = self.inflated(message)
+            whole = compression.finished(self.inflating(message))
         except (border.InferenceError, assembling.TooLarge) as error:
             self.fail_with(error)
         else:
@@ -102,7 +101,7 @@ class Whole(exchange.Exchange):
 
     def _answer_compressed(self, parts: list[streams.Buffer], size: int) -> None:
         if self.in_thread(size):
-            self.beside(functools.partial(compression.deflate, parts, "gzip"), size, self._send_compressed)
+            self.beside(compression.deflating(parts, "gzip"), size, self._send_compressed)
         else:
             self._send_compressed(compression.deflate(parts, "gzip"))
 

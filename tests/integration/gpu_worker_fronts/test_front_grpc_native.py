@@ -221,7 +221,7 @@ async def test_inflating_counts_until_it_is_over_though_its_call_is(front: Any) 
     free = threading.Event()
     threads = concurrent.futures.ThreadPoolExecutor(1)
     threads.submit(free.wait)
-    front.grpc.front.threads = threads
+    front.grpc.front.turns.executor = threads
     try:
         async with h2_client.connect(front.grpc_port) as client:
             late = await client.ask(wire(packed, 1), more=[("grpc-encoding", "gzip"), ("grpc-timeout", "20m")])
@@ -232,6 +232,33 @@ async def test_inflating_counts_until_it_is_over_though_its_call_is(front: Any) 
             free.set()
             await looked(lambda: not connection.session._lingering)
             assert front.intake._held_bytes == 0
+    finally:
+        free.set()
+        threads.shutdown()
+
+
+async def test_a_client_with_much_to_inflate_does_not_keep_another_waiting(front: Any) -> None:
+    packed = gzip.compress(text(bytes(2**25)))
+    free = threading.Event()
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    threads.submit(free.wait)
+    front.grpc.front.turns.executor = threads
+    coding = [("grpc-encoding", "gzip")]
+    try:
+        async with h2_client.connect(front.grpc_port) as busy, h2_client.connect(front.grpc_port) as other:
+            for _ in range(20):
+                await busy.send(await busy.open(more=coding), wire(packed, 1), ended=True)
+            connections = front.grpc.http2.connections
+            await looked(lambda: front.intake._held_bytes == 20 * len(packed))
+            (connection,) = (each for each in connections if each.session.streams)
+            stream = await other.open(more=coding)
+            await other.send(stream, wire(gzip.compress(text(letters(2**16))), 1), ended=True)
+            await looked(lambda: front.intake._held_bytes > 20 * len(packed))
+            free.set()
+            assert (await other.answer(stream)).status == 0
+            assert len(connection.session.streams) > 15
+        # What nobody waits for any more is not inflated to its end.
+        await looked(lambda: not front.intake._held_bytes)
     finally:
         free.set()
         threads.shutdown()

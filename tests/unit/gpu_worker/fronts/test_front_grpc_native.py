@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures
 import math
 import urllib.parse
+from collections.abc import Generator
+from typing import Any
 
 import grpc
 import hpack as oracle
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls
-from gpu_worker.grpc.native import assembling, deadlines, heads, server, statuses
+from gpu_worker.grpc.native import assembling, deadlines, heads, server, statuses, turns
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.http2 import frames, headers
 from gpu_worker.http2 import limits as http2_limits
@@ -255,6 +258,93 @@ async def test_calls_expire_at_their_deadline_and_not_before() -> None:
         await past.expired.wait()
     made.close()
     assert made._slots == {}
+
+
+# -- turns
+
+
+class Threads(concurrent.futures.Executor):
+    """Runs each step at once, in the event loop."""
+
+    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as an executor does
+            done.set_exception(error)
+        return done
+
+
+def steps(log: list[str], name: str, count: int, grows: int = 0) -> Generator[int, None, str]:
+    for _ in range(count):
+        log.append(name)
+        yield grows
+    return name
+
+
+def busy(bounds: wire_intake.Intake) -> turns.Turns:
+    """One thread's worth."""
+    made = turns.Turns(bounds)
+    made.executor = Threads()
+    made._free = 1
+    return made
+
+
+async def test_connections_take_turns_step_by_step() -> None:
+    made = busy(intake())
+    log: list[str] = []
+    work = [made.begin("a", steps(log, f"a{index}", 3)) for index in range(2)]
+    work.append(made.begin("b", steps(log, "b", 4)))
+    assert [await each.done for each in work] == ["a0", "a1", "b"]
+    between = " ".join(log).split("b")
+    # "a" began when nobody else was there, and its next turn came before that of "b".
+    assert between[0] == "a0 a0 "
+    assert all(len(each.split()) <= 1 for each in between[1:-1])
+    assert made._queues == {}
+    made.close()
+
+
+async def test_what_work_holds_is_booked_until_it_is_over() -> None:
+    bounds = intake(100)
+    made = busy(bounds)
+    log: list[str] = []
+    few, many = made.begin("a", steps(log, "few", 3, 20)), made.begin("b", steps(log, "many", 30, 20))
+    with pytest.raises(border.InferenceError, match="holds too many bytes"):
+        await many.done
+    assert await few.done == "few"
+    assert len(log) < 10
+    assert bounds._held_bytes == 0
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["drop", "cancel", "close"])
+async def test_work_that_nobody_waits_for_stops(how: str) -> None:
+    bounds = intake()
+    made = busy(bounds)
+    log: list[str] = []
+    work = [made.begin("a", steps(log, "a", 10**9, 1)), made.begin("a", steps(log, "b", 10**9, 1))]
+    while len(log) < 5:
+        await one_turn()
+    for each in work:
+        if how == "drop":
+            each.drop()
+        elif how == "cancel":
+            each.done.cancel()
+        else:
+            made.close()
+    await asyncio.wait([each.done for each in work])
+    assert all(each.done.cancelled() for each in work)
+    async with asyncio.timeout(60):
+        while bounds._held_bytes:
+            await one_turn()
+    made.close()
+
+
+async def one_turn() -> None:
+    """Of the event loop."""
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(done.set_result, None)
+    await done
 
 
 class Moment(float):

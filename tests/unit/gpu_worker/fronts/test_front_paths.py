@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Generator
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,49 @@ def test_what_is_deflated_inflates(body: bytes, coding: str) -> None:
     if body:
         with pytest.raises(OverflowError):
             compression.inflate(packed, coding, len(body) - 1)
+
+
+MEMBERS = st.lists(st.tuples(st.binary(max_size=4), st.integers(0, 2**19)), max_size=3)
+
+
+def noting(work: Generator[int, None, border.Buffer], held: list[int]) -> Generator[int, None, border.Buffer]:
+    """`work`, whose steps say what they hold."""
+    while True:
+        try:
+            held.append(next(work))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # what `work` returns
+        yield held[-1]
+
+
+@given(MEMBERS, st.integers(-1, 1), st.sampled_from([0, 1, 9]))
+def test_inflating_in_steps_gives_what_was_deflated_within_the_bound(
+    members: list[tuple[bytes, int]], spare: int, lost: int
+) -> None:
+    """However much comes out of a step, and wherever members and steps end."""
+    parts = [unit * times for unit, times in members]
+    packed, size = b"".join(map(gzip.compress, parts)), sum(map(len, parts))
+    work = compression.inflating(packed[: len(packed) - lost], "gzip", max(0, size + spare))
+    held: list[int] = []
+    expected: type[Exception] | None = None
+    if lost and packed:
+        expected = border.InferenceError
+    if spare < 0 < size:
+        expected = OverflowError
+    if expected is not None:
+        with pytest.raises((expected, border.InferenceError)):
+            compression.finished(noting(work, held))
+    else:
+        found = compression.finished(noting(work, held))
+        assert found == b"".join(parts)
+        assert size - 2**20 <= sum(held) <= size
+    assert all(each < 2**21 for each in held)
+
+
+@given(MEMBERS)
+def test_deflating_in_steps_loses_nothing(members: list[tuple[bytes, int]]) -> None:
+    parts = [unit * times for unit, times in members]
+    assert gzip.decompress(b"".join(compression.deflate(parts, "gzip"))) == b"".join(parts)
 
 
 def test_a_bomb_is_stopped_at_the_bound() -> None:
