@@ -81,6 +81,7 @@ class Agent:
         self._touched: set[str] = set()
         self._gone: dict[str, values.ModelKey] = {}
         self._latch = readiness.Latch()
+        self._barred: desired_state.Failure | None = None
         self._heard = False
         self._fetching: dict[str, tuple[threading.Event, fetch.Progress]] = {}
         self._delays: dict[values.ModelKey, backoff.Backoff] = {}
@@ -109,7 +110,7 @@ class Agent:
             await backoff.wait(self._wake, self._pause_s())
 
     def _pause_s(self) -> float:
-        if not self._health.ever_up:
+        if not self._health.ever_up and not self._barred:
             return _STARTING_S
         return _DOUBT_S if self._health.strikes else _PASS_S
 
@@ -169,6 +170,7 @@ class Agent:
             gone=self._gone,
             at_ms=at_ms,
             server_ready=up,
+            server_down=self._barred or report.SERVER_DOWN,
             server_restarts=self._health.restarts,
             activity_known=self._parts.usage.absorb(reading, ready),
             activities=self._parts.usage.activities,
@@ -217,7 +219,8 @@ class Agent:
             index = await self._parts.server.index(_PROBE_S)
         except errors.ServerGone as error:
             self._wake.set()
-            return readiness.Verdict("WorkerUnavailable", str(error))
+            reason = error.failure.reason if isinstance(error, errors.Restricted) else "WorkerUnavailable"
+            return readiness.Verdict(reason, str(error))
         if trouble := self.trouble():
             return readiness.Verdict(trouble.reason, trouble.message)
         lost = {name for name, each in believed.items() if self._held.get(name) is each and name not in index.loaded}
@@ -232,10 +235,9 @@ class Agent:
         try:
             index = await self._parts.server.index()
         except errors.ServerGone as error:
-            if self._health.missed(error):
-                log.warning("server.down", error=str(error))
-                self.changed.set()
+            self._missed(error)
             return
+        self._barred = None
         untouched = {name: each for name, each in self._held.items() if name not in self._touched}
         settled = desired_state.settle(untouched, index.loaded - self._touched, self._parts.memory.loaded)
         was_up = self._health.up
@@ -248,8 +250,25 @@ class Agent:
             self._latch = readiness.restarted(self._latch)
         if not was_up:
             log.info("server.up", restarts=self._health.restarts)
-            self._retry_at_once(lambda each: each.reason == "ServerGone")
+            self._retry_at_once(lambda each: each.reason in {"ServerGone", "WorkerRestricted"})
         self._correct(settled, untouched)
+
+    def _missed(self, error: errors.ServerGone) -> None:
+        if self._health.missed(error):
+            log.warning("server.down", error=str(error))
+            self.changed.set()
+        if isinstance(error, errors.Restricted):
+            self._bar(error.failure)
+
+    def _bar(self, failure: desired_state.Failure) -> None:
+        """The server answers and does not let this sidecar in: what would be loaded next says why it is not."""
+        if self._barred is None:
+            log.error("server.restricted", error=failure.message)
+        self._barred = failure
+        self._parts.usage.answered()
+        for name, each in list(self._held.items()):
+            if each.phase is Phase.FETCHED:
+                self._put(name, desired_state.Held(each.key, Phase.FAILED, failure))
 
     def _correct(self, settled: desired_state.Settled, untouched: dict[str, desired_state.Held]) -> None:
         for name in settled.lost:
@@ -377,6 +396,9 @@ class Agent:
     async def _memory_bytes(self) -> int:
         try:
             return (await self._parts.server.statistics()).memory_bytes
+        except errors.Restricted as error:
+            # Without statistics nobody could ever tell whether the model is used.
+            raise errors.ModelFailed(error.failure.reason, error.failure.message) from error
         except errors.ServerGone:
             return 0
 

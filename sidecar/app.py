@@ -13,6 +13,7 @@ import signal
 import structlog
 
 from sidecar import (
+    access,
     agent,
     cache,
     control,
@@ -40,8 +41,9 @@ async def run(configured: settings.Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     token = configured.token_file.read_text(encoding="utf-8").strip()
-    server = runtime.Runtime(_target(configured), token)
-    keeper = agent.Agent(_parts(configured, server, token))
+    shown = access.Access(token, configured.shown_headers)
+    server = runtime.Runtime(_target(configured), shown)
+    keeper = agent.Agent(_parts(configured, server, shown))
     probed = probes.Server(pod.Pod(keeper, configured.drain_timeout, stop).answer)
     log.info("sidecar.started", worker_id=configured.worker_id, worker=configured.worker_endpoint)
     try:
@@ -85,9 +87,9 @@ async def _until_stopped(configured: settings.Settings, keeper: agent.Agent, sto
     return 0
 
 
-def _parts(configured: settings.Settings, server: runtime.Runtime, token: str) -> agent.Parts:
+def _parts(configured: settings.Settings, server: runtime.Runtime, shown: access.Access) -> agent.Parts:
     configured.model_repository.mkdir(parents=True, exist_ok=True)
-    used = usage.Usage(server, configured.worker, configured.wedged_after)
+    used = usage.Usage(server, configured.worker, configured.wedged_after, shown)
     manner = departure.Manner(
         direct=configured.health_port > 0, stay_s=configured.model_stay, bound_s=configured.drain_timeout
     )
@@ -96,7 +98,7 @@ def _parts(configured: settings.Settings, server: runtime.Runtime, token: str) -
         memory=remember.Memory(state.State(configured.data_dir)),
         server=server,
         usage=used,
-        departure=departure.Departure(server, configured.worker, used, manner, token),
+        departure=departure.Departure(server, configured.worker, used, manner, shown),
         addresses=endpoints.Endpoints(configured.worker, configured.drain_timeout),
         repository=configured.model_repository,
         worker=configured.worker,

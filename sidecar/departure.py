@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from sidecar import backoff, clock, endpoints, errors, http_call, runtime, usage, values
+from sidecar import access, backoff, clock, endpoints, errors, http_call, runtime, usage, values
 
 log = structlog.get_logger()
 
 _QUIET_S = 1.0
 _LOOK_S = 0.2
 _TELL_S = 2.0
+_MOST_SAID = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,14 @@ class Departure:
     """The way out of one worker."""
 
     def __init__(
-        self, server: runtime.Runtime, worker: values.Endpoint, used: usage.Usage, manner: Manner, token: str
+        self, server: runtime.Runtime, worker: values.Endpoint, used: usage.Usage, manner: Manner, shown: access.Access
     ) -> None:
         self.closed = asyncio.Event()
         self._server = server
         self._worker = worker
         self._usage = used
         self._manner = manner
-        self._headers = {"tms-control-token": token} if token else {}
+        self._headers = shown.control_headers()
 
     async def tell(self, model: str = "") -> None:
         """Tells the clients of a model, or all, to go with their next answer, where the worker can do that."""
@@ -57,11 +58,11 @@ class Departure:
         call = http_call.Call(worker.host, worker.http_port, path, "POST", self._headers)
         try:
             async with asyncio.timeout(_TELL_S):
-                status, _body = await http_call.perform(call)
+                status, body = await http_call.perform(call)
         except http_call.FAILURES as error:
             log.info("leave.untold", model=model, error=repr(error))
         else:
-            log.debug("leave.told", model=model, status=status)
+            _note(model, status, body)
 
     async def unload(self, name: str, addresses: endpoints.Endpoints) -> None:
         """Returns once the worker does not hold the model any more."""
@@ -106,3 +107,11 @@ class Departure:
             except errors.ServerGone as error:
                 log.debug("server.silent", error=str(error))
             await backoff.wait(self.closed, delays.next_s())
+
+
+def _note(model: str, status: int, body: bytes) -> None:
+    said = body[:_MOST_SAID].decode("utf-8", "replace")
+    if remedy := access.remedy(said):
+        log.warning("leave.restricted", model=model, error=said, remedy=remedy)
+    else:
+        log.debug("leave.told", model=model, status=status)

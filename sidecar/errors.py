@@ -6,6 +6,7 @@
     ├── ModelFailed    one model cannot be served now; carries the failure that is reported
     ├── Stopped        the work was called off; nobody is told
     ├── ServerGone     the worker's server does not answer
+    │   └── Restricted it answers that it asks for something which this sidecar has not shown
     └── Unwanted       the control plane does not want this worker any more
 """
 
@@ -36,6 +37,16 @@ class ServerGone(SidecarError):
     def __init__(self, message: str, *, refused: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+
+
+class Restricted(ServerGone):
+    """The server makes such calls for those alone who show a header; asking again does not help."""
+
+    failure: desired.Failure
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refused=True)
+        self.failure = desired.Failure("WorkerRestricted", message)
 
 
 class Unwanted(SidecarError):

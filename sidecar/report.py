@@ -25,6 +25,9 @@ _STATES = {
 }
 
 
+SERVER_DOWN = desired_state.Failure("ServerDown", "the worker's server does not answer", retryable=True)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """All that a report tells, read at `at_ms` (before the counters were asked)."""
@@ -45,6 +48,7 @@ class Seen:
     unopened: Mapping[values.Endpoint, str]
     worker: values.Endpoint
     cache_bytes: int
+    server_down: desired_state.Failure = SERVER_DOWN
 
 
 def build(seen: Seen) -> agent_pb2.Report:
@@ -103,7 +107,7 @@ def _held(seen: Seen, name: str, held: desired_state.Held, total_bytes: int) -> 
     reported = _named(held.key, _STATES[held.phase])
     if held.phase is desired_state.Phase.READY and not seen.server_ready:
         reported.state = common_pb2.MODEL_STATE_PENDING
-        reported.reason, reported.message = "ServerDown", "the worker's server does not answer"
+        reported.reason, reported.message = seen.server_down.reason, seen.server_down.message
     if held.failure:
         reported.reason, reported.message = held.failure.reason, held.failure.message
         reported.retryable = held.failure.retryable

@@ -14,7 +14,7 @@ from typing import TypeVar
 import grpc
 
 from protos.inference.v2 import predict_pb2, predict_pb2_grpc
-from sidecar import activity, errors
+from sidecar import access, activity, errors
 
 _Message = TypeVar("_Message")
 
@@ -53,9 +53,8 @@ class Statistics:
 class Runtime:
     """One server. Calls raise ServerGone where it does not answer; `load` also ModelFailed."""
 
-    def __init__(self, target: str, token: str = "") -> None:
-        """`token` is shown with each repository call, for servers that let nobody else make them."""
-        self._metadata = (("tms-control-token", token),) if token else ()
+    def __init__(self, target: str, shown: access.Access = access.NOTHING) -> None:
+        self._metadata, self._control = shown.metadata(), shown.control_metadata()
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self._stub = predict_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -64,11 +63,12 @@ class Runtime:
 
     async def index(self, bound_s: float = _CALL_S) -> Index:
         """What the server holds; also the probe whether it is up. Each of its two calls takes `bound_s` at most."""
-        live = await _answer(self._stub.ServerLive(predict_pb2.ServerLiveRequest(), timeout=bound_s))
+        probe = predict_pb2.ServerLiveRequest()
+        live = await _answer(self._stub.ServerLive(probe, timeout=bound_s, metadata=self._metadata))
         if not live.live:
             raise errors.ServerGone("the server answers that it is not live")
         asked = predict_pb2.RepositoryIndexRequest()
-        answer = await _answer(self._stub.RepositoryIndex(asked, timeout=bound_s, metadata=self._metadata))
+        answer = await _answer(self._stub.RepositoryIndex(asked, timeout=bound_s, metadata=self._control))
         loaded = frozenset(entry.name for entry in answer.models if entry.state == "READY")
         busy = frozenset(entry.name for entry in answer.models if entry.state in {"LOADING", "UNLOADING"})
         return Index(loaded, busy)
@@ -79,18 +79,19 @@ class Runtime:
         if config:
             request.parameters["config"].string_param = config
         try:
-            await self._stub.RepositoryModelLoad(request, timeout=_LOAD_S, metadata=self._metadata)
+            await self._stub.RepositoryModelLoad(request, timeout=_LOAD_S, metadata=self._control)
         except grpc.aio.AioRpcError as error:
             raise _load_failure(error) from error
 
     async def unload(self, name: str) -> None:
         """Returns once the unload has begun."""
         request = predict_pb2.RepositoryModelUnloadRequest(model_name=name)
-        await _answer(self._stub.RepositoryModelUnload(request, timeout=_LOAD_S, metadata=self._metadata))
+        await _answer(self._stub.RepositoryModelUnload(request, timeout=_LOAD_S, metadata=self._control))
 
     async def statistics(self) -> Statistics:
         """Counters of all models that the server holds."""
-        answer = await _answer(self._stub.ModelStatistics(predict_pb2.ModelStatisticsRequest(), timeout=_CALL_S))
+        asked = predict_pb2.ModelStatisticsRequest()
+        answer = await _answer(self._stub.ModelStatistics(asked, timeout=_CALL_S, metadata=self._metadata))
         models: dict[str, activity.Counters] = {}
         for each in answer.model_stats:
             models[each.name] = models.get(each.name, activity.Counters()) + _counters(each)
@@ -101,12 +102,22 @@ async def _answer(call: Awaitable[_Message]) -> _Message:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        if restricted := _restricted(error):
+            raise restricted from error
         refused = error.code() is grpc.StatusCode.UNAVAILABLE
         raise errors.ServerGone(f"{error.code().name}: {error.details()}", refused=refused) from error
 
 
+def _restricted(error: grpc.aio.AioRpcError) -> errors.Restricted | None:
+    said = error.details() or ""
+    remedy = access.remedy(said)
+    return errors.Restricted(f"{said}: {remedy}") if remedy else None
+
+
 def _load_failure(error: grpc.aio.AioRpcError) -> errors.ModelFailed:
     said = error.details() or error.code().name
+    if restricted := _restricted(error):
+        return errors.ModelFailed(restricted.failure.reason, restricted.failure.message)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.ModelFailed("LoadTimeout", f"the load took longer than {_LOAD_S:.0f} s", retryable=True)
     if error.code() in _GONE and _NEVER not in said:

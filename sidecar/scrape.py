@@ -72,11 +72,11 @@ def parse(text: str) -> Page:
     )
 
 
-async def scrape(host: str, port: int) -> Page:
+async def scrape(host: str, port: int, headers: Mapping[str, str]) -> Page:
     """The page at /metrics, NOTHING where there is none to be had within a bound."""
     try:
         async with asyncio.timeout(_SCRAPE_S):
-            status, body = await http_call.perform(http_call.Call(host, port, "/metrics"))
+            status, body = await http_call.perform(http_call.Call(host, port, "/metrics", headers=headers))
     except http_call.FAILURES:
         return NOTHING
     return parse(body.decode("utf-8", "replace")) if status == 200 else NOTHING

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pydantic_settings
 
-from sidecar import values
+from sidecar import access, values
 
 PREFIX = "TMS_SIDECAR_"
 METAVARS = {
@@ -25,6 +25,8 @@ METAVARS = {
     "replica-id": "NAME",
     "token-file": "FILE",
     "worker-endpoint": "HOST:HTTP:GRPC:METRICS",
+    "worker-headers-file": "FILE",
+    "worker-headers": "NAME=VALUE",
     "model-repository": "DIR",
     "data-dir": "DIR",
     "cache-dir": "DIR",
@@ -85,6 +87,19 @@ class Settings(pydantic_settings.BaseSettings):
         pathlib.Path,
         pydantic.Field(description="content-addressed model cache, shared by the sidecars of a host"),
     ]
+    worker_headers_file: Annotated[
+        pathlib.Path | None,
+        pydantic.Field(
+            description="file of lines NAME=VALUE: headers that go with every call to the model server, over gRPC also as "
+            "triton-grpc-protocol-NAME; for servers that restrict calls"
+        ),
+    ] = None
+    worker_headers: Annotated[
+        pydantic.SecretStr | None,
+        pydantic.Field(
+            description="such lines themselves; for the variable, since others on the machine can read a program's flags"
+        ),
+    ] = None
     replica_id: Annotated[
         str,
         pydantic.Field(
@@ -149,6 +164,34 @@ class Settings(pydantic_settings.BaseSettings):
     def worker(self) -> values.Endpoint:
         return parse_endpoint(self.worker_endpoint)
 
+    @property
+    def shown_headers(self) -> dict[str, str]:
+        """What goes with every call to the model server. OSError where the file cannot be read any more."""
+        if self.worker_headers_file is None:
+            return access.parse(self.worker_headers.get_secret_value()) if self.worker_headers else {}
+        return access.parse(self.worker_headers_file.read_text(encoding="utf-8"))
+
+    @pydantic.field_validator("worker_headers")
+    @classmethod
+    def _check_headers(cls, lines: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
+        if lines is not None:
+            access.parse(lines.get_secret_value())
+        return lines
+
+    @pydantic.field_validator("worker_headers_file")
+    @classmethod
+    def _check_headers_file(cls, path: pathlib.Path | None) -> pathlib.Path | None:
+        if path is not None:
+            try:
+                access.parse(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise ValueError(f"{path} is not text in UTF-8") from None
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+        return path
+
     @pydantic.field_validator("worker_endpoint")
     @classmethod
     def _check_endpoint(cls, text: str) -> str:
@@ -166,6 +209,8 @@ class Settings(pydantic_settings.BaseSettings):
     def _check_pair(self) -> Settings:
         if (self.server_cert is None) != (self.server_key is None):
             raise ValueError("--server-cert and --server-key belong together; give both or neither")
+        if self.worker_headers_file and self.worker_headers:
+            raise ValueError("--worker-headers-file and --worker-headers: give one of them")
         return self
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import structlog
 
-from sidecar import activity, clock, errors, runtime, scrape, values, wedge
+from sidecar import access, activity, clock, errors, runtime, scrape, values, wedge
 
 log = structlog.get_logger()
 
@@ -42,11 +42,18 @@ class Reading:
 class Usage:
     """One worker's readings. All methods run on one event loop."""
 
-    def __init__(self, server: runtime.Runtime, worker: values.Endpoint, wedged_after_s: float) -> None:
+    def __init__(
+        self,
+        server: runtime.Runtime,
+        worker: values.Endpoint,
+        wedged_after_s: float,
+        shown: access.Access = access.NOTHING,
+    ) -> None:
         self.activities: dict[str, activity.Activity] = {}
         self._server = server
         self._worker = worker
         self._wedged_after_s = wedged_after_s
+        self._headers = shown.headers
         self._watched = wedge.Watched()
         self._reading = asyncio.Lock()
 
@@ -58,7 +65,7 @@ class Usage:
     async def read(self, at_ms: int) -> Reading:
         """Asks the worker; bounded. Moves on what is known of its progress. `at_ms` is not after this moment."""
         async with self._reading:
-            page = await scrape.scrape(self._worker.host, self._worker.metrics_port)
+            page = await scrape.scrape(self._worker.host, self._worker.metrics_port, self._headers)
             try:
                 statistics = await self._server.statistics()
             except errors.ServerGone as error:

@@ -93,6 +93,9 @@ class Workers(Section):
     )
     margin_bytes: int = Field(default=0, ge=0, description="bytes kept free of models on each worker")
     gpus: tuple[str, ...] = Field(default=(), description="uuids of the devices that workers may hold")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="further variables of workers and their sidecars"
+    )
     stop_grace_s: float = Field(
         default=30.0, gt=0, le=3600, description="seconds between SIGTERM and SIGKILL of a worker"
     )

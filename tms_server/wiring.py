@@ -67,6 +67,7 @@ def process_options(
         default_memory_bytes=chosen.memory_bytes,
         margin_bytes=chosen.margin_bytes,
         gpus=chosen.gpus,
+        environment=chosen.environment,
         stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
         stop_at_exit=settings.stop_workers_at_exit,
     )

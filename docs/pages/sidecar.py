@@ -20,7 +20,7 @@ With `--health-port` the sidecar answers `GET` over HTTP there, each with a stat
 | --- | --- | --- |
 | `/livez` | the sidecar works | its work has ceased |
 | `/startedz` | the worker has answered once | `NotStarted` |
-| `/readyz` | clients may be sent to the worker: all that was wanted at one moment of this life of the worker is loaded or has failed for good, the server has said that clients are led here, and the worker, asked just now, holds what it should | with the reason: `ModelsNotLoaded`, `NotRouted`, `ModelsLost`, `WorkerUnavailable`, `WorkerWedged`, `WorkerUnresponsive`, `Draining` |
+| `/readyz` | clients may be sent to the worker: all that was wanted at one moment of this life of the worker is loaded or has failed for good, the server has said that clients are led here, and the worker, asked just now, holds what it should | with the reason: `ModelsNotLoaded`, `NotRouted`, `ModelsLost`, `WorkerUnavailable`, `WorkerRestricted`, `WorkerWedged`, `WorkerUnresponsive`, `Draining` |
 | `/workerlivez` | the worker gets on, or has not begun yet | `WorkerWedged`: requests are in it and nothing has moved for `--wedged-after`; `WorkerUnresponsive`: it served once and has not answered for 15 s |
 | `/drain?timeout_s=S` | no request has been in the worker for a second, or the bound (`--drain-timeout` unless given) is over; from the call on `/readyz` says `Draining`, until the worker is started anew | |
 
@@ -35,10 +35,29 @@ A model that is not wanted any more is served on for `--model-stay`, then until 
 for `--drain-timeout`; its HTTP connections end with their next answer meanwhile.
 """
 
+_RESTRICTED = """\
+## Workers that restrict calls
+
+A worker with `--grpc-restricted-protocol` or `--http-restricted-api`, or a Triton with the first, lets only those make a group's calls
+who show a header. The sidecar needs health, statistics and model-repository over gRPC, and model-repository over HTTP to send clients
+away. Give it the header and its value, one line for each header:
+
+```
+printf 'admin-key=%s\\n' "$SECRET" > headers
+tms-worker  ... --grpc-restricted-protocol=health,statistics,model-repository:admin-key="$SECRET"
+tms-sidecar ... --worker-headers-file=headers
+```
+
+Under local processes name the file with `TMS_SIDECAR_WORKER_HEADERS_FILE` in `workers.environment` of the server's settings; in pods give
+the lines with `TMS_SIDECAR_WORKER_HEADERS` in the profile's `environment`. Values are never logged. Without the header, or with a
+wrong value, models fail with `WorkerRestricted` and the remedy; they are tried anew when something else is wanted or the worker lets
+the sidecar in again.
+"""
+
 
 def text() -> str:
     """All flags, and what the port for probes answers."""
-    return "\n".join(["# Flags of tms-sidecar", "", _OPENING, "", *_flags(), "", _PROBES]).rstrip() + "\n"
+    return "\n".join(["# Flags of tms-sidecar", "", _OPENING, "", *_flags(), "", _PROBES, _RESTRICTED]).rstrip() + "\n"
 
 
 def _flags() -> Iterator[str]:

@@ -9,27 +9,13 @@ from contextlib import AbstractContextManager
 import psutil
 import pytest
 
-from tests.conformance import models, servers
+from tests.conformance import servers
 from tests.conformance.triton import environment
 
 pytestmark = pytest.mark.skipif(bool(environment.unfit()), reason=environment.unfit() or "none")
 
 _EXPLICIT = ("--model-control-mode=explicit", "--load-model=id_fp32")
 _SHARED = pathlib.Path("/dev/shm")
-
-
-@pytest.fixture
-def repositories(tmp_path: pathlib.Path) -> models.Repositories:
-    return models.Repositories.make(tmp_path)
-
-
-@pytest.fixture(params=["triton", "worker"])
-def start(
-    request: pytest.FixtureRequest, repositories: models.Repositories
-) -> Callable[..., AbstractContextManager[servers.Server]]:
-    if request.param == "triton":
-        return lambda *flags: servers.triton(repositories.triton, flags)
-    return lambda *flags: servers.worker(repositories.ours, flags)
 
 
 def test_nothing_is_left_of_a_server(start: Callable[..., AbstractContextManager[servers.Server]]) -> None:

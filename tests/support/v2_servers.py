@@ -27,8 +27,8 @@ class WorkerProcess:
     def endpoint(self) -> values.Endpoint:
         return values.Endpoint("127.0.0.1", self._ports["http"], self._ports["grpc"], self._ports["metrics"])
 
-    def start(self) -> None:
-        """Returns once it serves."""
+    def start(self, *extra: str) -> None:
+        """Returns once it serves; `extra` are further flags of this start."""
         ready = self._folder / "ready.json"
         ready.unlink(missing_ok=True)
         flags = [
@@ -37,6 +37,7 @@ class WorkerProcess:
             f"--ready-file={ready}",
             *(f"--{name}-address=127.0.0.1" for name in self._ports),
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *extra,
         ]
         with (self._folder / "worker.log").open("ab") as log:
             self._process = subprocess.Popen([PROGRAMS / "tms-worker", *flags], stdout=log, stderr=log)

@@ -8,6 +8,8 @@ import pytest
 
 from tms_server import __main__ as program
 from tms_server import settings, wiring
+from tms_server.backends.processes import commands
+from tms_server.model import ids
 
 
 def parse(*arguments: str) -> settings.Settings:
@@ -186,3 +188,10 @@ def test_pools_are_declared_by_namespace_and_name(tmp_path: pathlib.Path) -> Non
     assert {name: spec.worker.command for (_, name), spec in kept.items() if spec.worker.command} == {
         "triton": "triton"
     }
+
+
+def test_variables_of_local_workers_and_sidecars_are_those_of_the_file(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "tms.toml"
+    file.write_text('[workers.environment]\nTMS_SIDECAR_WORKER_HEADERS_FILE = "/etc/tms/headers"\n')
+    found = wiring.process_options(parse("--config", str(file)), ids.InstallationId("i"), "127.0.0.1:1")
+    assert commands.sidecar_environment(found)["TMS_SIDECAR_WORKER_HEADERS_FILE"] == "/etc/tms/headers"

@@ -83,3 +83,58 @@ def test_a_certificate_needs_its_key(flags: dict[str, str], capsys: pytest.Captu
 
 def test_an_ipv6_worker_stands_in_brackets() -> None:
     assert settings.parse_endpoint("[::1]:1:2:3") == values.Endpoint("::1", 1, 2, 3)
+
+
+def test_headers_come_from_a_file_or_the_environment(
+    flags: dict[str, str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "headers").write_text("key=secret\n")
+
+    assert parse(flags).shown_headers == {}
+    assert parse(flags | {"--worker-headers-file": str(tmp_path / "headers")}).shown_headers == {"key": "secret"}
+    monkeypatch.setenv("TMS_SIDECAR_WORKER_HEADERS", "one=1\ntwo=2")
+    parsed = parse(flags)
+    assert parsed.shown_headers == {"one": "1", "two": "2"}
+    assert "two=2" not in repr(parsed)
+
+
+@pytest.mark.parametrize("text", [b"hunter2", b"\xff=hunter2", b"key=hunter2\nkey=hunter2", None])
+def test_a_bad_file_of_headers_is_told_without_what_it_holds(
+    flags: dict[str, str], tmp_path: pathlib.Path, text: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "headers"
+    if text is not None:
+        path.write_bytes(text)
+
+    with pytest.raises(SystemExit) as exited:
+        parse(flags | {"--worker-headers-file": str(path)})
+
+    said = capsys.readouterr().err
+    assert exited.value.code == 2
+    assert f"--worker-headers-file (or TMS_SIDECAR_WORKER_HEADERS_FILE): {path}" in said
+    assert "hunter2" not in said
+
+
+def test_bad_headers_of_the_environment_are_told_without_their_values(
+    flags: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMS_SIDECAR_WORKER_HEADERS", "key: hunter2")
+
+    with pytest.raises(SystemExit):
+        parse(flags)
+
+    said = capsys.readouterr().err
+    assert "TMS_SIDECAR_WORKER_HEADERS): line 1 is not NAME=VALUE" in said
+    assert "hunter2" not in said
+
+
+def test_headers_are_given_once(
+    flags: dict[str, str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "headers").write_text("key=secret")
+    monkeypatch.setenv("TMS_SIDECAR_WORKER_HEADERS", "key=secret")
+
+    with pytest.raises(SystemExit):
+        parse(flags | {"--worker-headers-file": str(tmp_path / "headers")})
+
+    assert "give one of them" in capsys.readouterr().err
