@@ -36,6 +36,9 @@ class Limits:
     frame_bytes: int = _count(2**18, "largest frame taken (MAX_FRAME_SIZE)")
     stream_window_bytes: int = _count(2**21, "bytes of a stream that may be on their way and not yet taken")
     connection_window_bytes: int = _count(2**25, "the same for all streams of a connection together")
+    unread_bytes: int = _count(
+        2**27, "bytes that streams held up by their answers may keep of it without others having less"
+    )
     header_block_bytes: int = _count(2**15, "a request's compressed headers")
     header_list_bytes: int = _count(
         2**14, "a request's headers, unpacked, with 32 bytes for each (MAX_HEADER_LIST_SIZE)"

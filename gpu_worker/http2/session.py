@@ -66,6 +66,7 @@ class Session:
         self._body = data.Body(self, self._inflow)
         self._stream_limits = (limits.stream_window_bytes, limits.stream_unsent_bytes)
         self._lingering = 0
+        self._unread_bytes = 0
         self._preface = codes.PREFACE
         self._partial = bytearray()
         self._needed = 0
@@ -119,6 +120,17 @@ class Session:
             increment = stream.consumed(size)
             if increment:
                 self.sender.control(frames.window_update(stream.id, increment))
+
+    def kept(self, size: int) -> int:
+        returned = max(0, min(size, self.limits.unread_bytes - self._unread_bytes))
+        self._unread_bytes += returned
+        self.credit(returned)
+        return returned
+
+    def released(self, stream: streams.Stream, size: int, returned: int) -> None:
+        self._unread_bytes -= returned
+        self._inflow.owed -= returned
+        self.consumed(stream, size)
 
     def lingers(self) -> None:
         self._lingering += 1

@@ -63,6 +63,10 @@ class Host(Protocol):
 
     def consumed(self, stream: Stream, size: int) -> None: ...
 
+    def kept(self, size: int) -> int: ...
+
+    def released(self, stream: Stream, size: int, returned: int) -> None: ...
+
     def lingers(self) -> None: ...
 
     def rested(self) -> None: ...
@@ -145,6 +149,17 @@ class Stream(flow.Inflow):
     def taken(self, size: int) -> None:
         """Gives the client room for `size` bytes more: they were taken."""
         self.host.consumed(self, size)
+
+    def keep(self, size: int) -> int:
+        """`size` bytes came that cannot be taken yet: the client may send as much on its other streams meanwhile.
+
+        Returns of how many bytes that is so, and `release` is owed; it is of fewer once much is kept.
+        """
+        return self.host.kept(size)
+
+    def release(self, size: int, returned: int) -> None:
+        """As `taken`; `returned` bytes of them the connection's window got back when they were kept."""
+        self.host.released(self, size, returned)
 
     def lingers(self) -> None:
         """Work goes on for the stream, though it is over: it counts as one until `rested`."""

@@ -36,7 +36,17 @@ class _Waiting(NamedTuple):
 class Streaming(exchange.Exchange):
     """One call."""
 
-    __slots__ = ("_ended", "_method", "_news", "_opened", "_owed_bytes", "_room", "_task", "_waiting")
+    __slots__ = (
+        "_ended",
+        "_method",
+        "_news",
+        "_opened",
+        "_owed_bytes",
+        "_returned_bytes",
+        "_room",
+        "_task",
+        "_waiting",
+    )
 
     def __init__(
         self, front: exchange.Front, stream: streams.Stream, view: heads.View, method: calls.Streaming
@@ -45,6 +55,7 @@ class Streaming(exchange.Exchange):
         self._method = method
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._owed_bytes = 0
+        self._returned_bytes = 0
         self._ended = False
         self._opened = False
         self._news: asyncio.Future[None] | None = None
@@ -64,7 +75,9 @@ class Streaming(exchange.Exchange):
         self._owed_bytes += len(piece)
         for compressed, message in self.add(piece):
             self._queue(compressed, message)
-        if not self._waiting:
+        if self._waiting:
+            self._returned_bytes += self.stream.keep(len(piece))
+        else:
             self._pay()
         if ended:
             self.ended()
@@ -158,7 +171,8 @@ class Streaming(exchange.Exchange):
         """What has come was taken: the client gets room for it."""
         owed, self._owed_bytes = self._owed_bytes, 0
         if owed:
-            self.stream.taken(owed)
+            returned, self._returned_bytes = self._returned_bytes, 0
+            self.stream.release(owed, returned)
 
     async def _send(self, message: bytes) -> None:
         compress = self.front.compress and self.view.accepts_gzip

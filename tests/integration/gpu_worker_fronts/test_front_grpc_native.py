@@ -349,6 +349,35 @@ async def test_a_stream_that_is_not_read_is_held_up_at_the_client(front: Any) ->
     assert front.intake._held_bytes == 0
 
 
+async def test_streams_that_are_held_up_leave_their_connection_to_the_others(front: Any) -> None:
+    """Their answers are not read: each stops after its own window, not after that which they share."""
+    first, small, large = (wire(text(bytes(size))) for size in (2**17, 1, 2**18))
+    async with h2_client.connect(front.grpc_port, window=0) as client:
+        (connection,) = front.grpc.http2.connections
+        window = connection.session.limits.stream_window_bytes
+        streams = []
+        for _ in range(connection.session.limits.connection_window_bytes // window + 2):
+            stream = await client.open(h2_client.STREAM)
+            streams.append(stream)
+            # The first answer holds the stream up, the next requests fill its places.
+            await client.send(stream, first + small * 130)
+            while (room := client.http2.local_flow_control_window(stream)) > len(large):
+                await client.send(stream, large[: min(room, len(large))])
+        other = await client.open()
+        client.http2.increment_flow_control_window(2**24, other)
+        await client.send(other, wire(text(bytes(2**22))), ended=True)
+        client.http2.increment_flow_control_window(2**24)
+        assert len(said(await client.answer(other))) == 2**22
+        assert connection.session._unread_bytes > connection.session.limits.connection_window_bytes
+        for stream in streams:
+            client.http2.reset_stream(stream)
+        await client.flush()
+        await looked(lambda: not connection.session.streams)
+    assert connection.session._unread_bytes == 0
+    await front.intake.wait_idle()
+    assert front.intake._held_bytes == 0
+
+
 async def test_a_client_that_reads_nothing_is_cut_off(front: Any) -> None:
     big = bytes(2**22)
     async with h2_client.connect(front.grpc_port, window=2**30, small_buffers=True) as client:

@@ -193,6 +193,28 @@ def test_streams_that_are_not_taken_leave_the_others_room() -> None:
     assert (update.kind, update.stream, update.payload) == (codes.WINDOW_UPDATE, 0, (5_000).to_bytes(4))
 
 
+def test_bytes_that_are_kept_cost_the_other_streams_nothing_up_to_a_bound() -> None:
+    limits = Limits(stream_window_bytes=60_000, connection_window_bytes=65535, unread_bytes=100_000, frame_bytes=60_000)
+    peer = quiet(limits, takes=False)
+    kept = {}
+    for stream in (1, 3):
+        peer.send(opening(stream), frame(codes.DATA, 0, stream, bytes(60_000)))
+        kept[stream] = peer.application.handlers[stream].stream.keep(60_000)
+    assert kept == {1: 60_000, 3: 40_000}
+    updates = [(each.stream, http2_peer.number(each.payload)) for each in peer.said()]
+    assert updates == [(0, 60_000), (0, 40_000)]
+    peer.send(frame(codes.DATA, 0, 1, b"x"))
+    assert peer.resets() == [(1, Code.FLOW_CONTROL_ERROR)]
+    # It is over, and owes what it was given.
+    peer.application.handlers[1].stream.release(60_000, kept[1])
+    peer.send(opening(5), frame(codes.DATA, 0, 5, bytes(40_000)))
+    assert peer.application.handlers[5].stream.keep(40_000) == 40_000
+    peer.application.handlers[3].stream.release(60_000, kept[3])
+    updates = [(each.stream, http2_peer.number(each.payload)) for each in peer.said()]
+    # With the byte that was thrown away.
+    assert updates == [(0, 40_001), (0, 20_000), (3, 60_000)]
+
+
 def test_answers_allow_for_the_frames_that_come_of_them() -> None:
     peer = Peer(Limits(idle_frames=5))
     update = frame(codes.WINDOW_UPDATE, 0, 0, long(1))

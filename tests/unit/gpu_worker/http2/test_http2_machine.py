@@ -16,7 +16,9 @@ from gpu_worker.http2 import codes, frames, hpack, session
 from gpu_worker.http2 import limits as http2_limits
 from tests.support import http2_peer
 
-LIMITS = http2_limits.Limits(stream_window_bytes=2**14, connection_window_bytes=2**17, frame_bytes=2**14)
+LIMITS = http2_limits.Limits(
+    stream_window_bytes=2**14, connection_window_bytes=2**17, unread_bytes=2**15, frame_bytes=2**14
+)
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", "/a"), (":authority", "here")]
 BLOCK = frames.Block(hpack.encode(((b":status", b"200"),)), last=False)
 
@@ -46,6 +48,7 @@ class Agreement(RuleBasedStateMachine):
         self.finished: set[int] = set()
         self.reset: set[int] = set()
         self.taken: dict[int, int] = {}
+        self.kept: dict[int, tuple[int, int]] = {}
         self.client_taken: dict[int, int] = {}
         self.cut = 7
         self.exchange()
@@ -114,11 +117,30 @@ class Agreement(RuleBasedStateMachine):
     @rule(stream=streams, share=st.floats(0, 1))
     def take(self, stream: int, share: float) -> None:
         handler = self.application.handlers[stream]
-        taken = self.taken.get(stream, 0)
-        due = int(share * (len(handler.body) - taken))
-        self.taken[stream] = taken + due
+        due = int(share * self.untaken(stream))
+        self.taken[stream] = self.taken.get(stream, 0) + due
         handler.stream.taken(due)
         self.exchange()
+
+    @rule(stream=streams, share=st.floats(0, 1))
+    def keep(self, stream: int, share: float) -> None:
+        """Bytes are kept once; what the connection got back of them is told when they are taken."""
+        due = int(share * self.untaken(stream))
+        size, returned = self.kept.get(stream, (0, 0))
+        returned += self.application.handlers[stream].stream.keep(due)
+        self.kept[stream] = (size + due, returned)
+        self.exchange()
+
+    @rule(stream=streams)
+    def release(self, stream: int) -> None:
+        size, returned = self.kept.pop(stream, (0, 0))
+        self.taken[stream] = self.taken.get(stream, 0) + size
+        self.application.handlers[stream].stream.release(size, returned)
+        self.exchange()
+
+    def untaken(self, stream: int) -> int:
+        size = len(self.application.handlers[stream].body)
+        return size - self.taken.get(stream, 0) - self.kept.get(stream, (0, 0))[0]
 
     @rule(stream=streams, size=sizes)
     def answer(self, stream: int, size: int) -> None:
@@ -183,6 +205,16 @@ class Agreement(RuleBasedStateMachine):
                 assert got == data
         assert self.server.sender.unsent_bytes == sum(each.pending_bytes for each in self.server.streams.values())
         assert self.server.sender.unsent_bytes >= 0
+        self.windows_are_what_was_given()
+
+    def windows_are_what_was_given(self) -> None:
+        """What is missing of the connection's window was not taken, less what was returned before; padding aside."""
+        returned = sum(each[1] for each in self.kept.values())
+        unread = sum(map(self.untaken, self.sent)) + sum(each[0] for each in self.kept.values())
+        inflow = self.server._inflow
+        assert self.server._unread_bytes == returned <= LIMITS.unread_bytes
+        assert inflow.left + inflow.owed + unread - returned == LIMITS.connection_window_bytes
+        assert self.client.outbound_flow_control_window == inflow.left
 
 
 Agreement.TestCase.settings = hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None)
