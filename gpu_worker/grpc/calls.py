@@ -31,6 +31,14 @@ class Call(Protocol):
         ...
 
 
+class PartsCall(Call, Protocol):
+    """A call whose messages are bytes."""
+
+    async def write_parts(self, parts: list[border.Buffer]) -> None:
+        """As `write`, of a message in pieces that must not change any more."""
+        ...
+
+
 Handler = Callable[[Any, Call], Awaitable[protobuf.Message]]
 
 
@@ -44,10 +52,13 @@ class Unary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Streaming:
-    """Requests as they come, answers through `Call.write`; the call ends well when the handler returns."""
+    """Requests as they come, answers through `Call.write`; the call ends well when the handler returns.
 
-    request: type[protobuf.Message]
-    handle: Callable[[AsyncIterator[Any], Call], Awaitable[None]]
+    With `request` None requests are bytes and the call is a PartsCall, which not every front can do.
+    """
+
+    request: type[protobuf.Message] | None
+    handle: Callable[[AsyncIterator[Any], Any], Awaitable[None]]
 
 
 Method = Unary | Streaming

@@ -30,6 +30,9 @@ _FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+FINAL = "triton_final_response"
+"""The parameter that tells the last answer to a request of a stream."""
+
 _InputTensor = predict_pb2.ModelInferRequest.InferInputTensor
 _RESERVED = (parameters.EMPTY_FINAL_RESPONSE,)
 

@@ -124,6 +124,7 @@ class _Call:
 
 def _handler(path: str, method: calls.Method, compression: grpc.Compression) -> Any:
     if isinstance(method, calls.Streaming):
+        assert method.request is not None
         return grpc.stream_stream_rpc_method_handler(
             _streaming(path, method, compression),
             request_deserializer=method.request.FromString,

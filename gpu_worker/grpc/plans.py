@@ -1,4 +1,4 @@
-"""What ModelInfer messages said before: clients send the same again and again, but for the id and the tensors.
+"""What messages of inferences said before: clients send the same again and again, but for the id and the tensors.
 
 A request's raw_input_contents (field 7) are its last fields and an answer's raw_output_contents (field 6) are its, as
 every known serialiser writes fields in their order. So tensors are cut off a request before protobuf sees it, and put
@@ -25,6 +25,7 @@ _ID, _RAW = 3 << 3 | 2, 7 << 3 | 2
 _PLAIN = frozenset(field << 3 | 2 for field in (1, 2, 4, 5, 6))
 _RAW_OUTPUT = bytes((6 << 3 | 2,))
 _ID_TAG = bytes((_ID,))
+_STREAMED = bytes((2 << 3 | 2,))
 _MOST_SHIFT = 28
 # The longest length of one byte.
 _SHORT = 0x7F
@@ -90,14 +91,28 @@ class Plans:
             pieces += (_raw_output(len(data)), data)
         return pieces
 
-    def _head(self, answer: border.InferResponse) -> list[border.Buffer]:
-        """The answer's message without its tensors."""
+    def encode_streamed(self, answer: border.InferResponse, *, final: bool) -> list[border.Buffer]:
+        """The same as a message of ModelStreamInfer, which says whether it is the last one to its request."""
+        pieces = self._head(answer, final=final)
+        for tensor in answer.outputs:
+            data = tensor.data
+            pieces += (_raw_output(len(data)), data)
+        pieces.insert(0, _STREAMED + _varint(sum(map(len, pieces))))
+        return pieces
+
+    def _head(self, answer: border.InferResponse, *, final: bool | None = None) -> list[border.Buffer]:
+        """The answer's message without its tensors; with `final` that is told in it."""
         key = None if answer.parameters else _answer_key(answer)
         if key is None:
-            return [codec.describe(answer).SerializeToString()]
+            whole = codec.describe(answer)
+            if final is not None:
+                whole.parameters[codec.FINAL].bool_param = final
+            return [whole.SerializeToString()]
         found = self._answers.get(key)
         if found is None:
             found = self._describe(key, answer)
+        if final is not None:
+            found = found[0], _FINAL[final] + found[1]
         if not answer.id:
             return list(found)
         identifier = answer.id.encode()
@@ -130,6 +145,15 @@ class Plans:
                 self._answers.clear()
             self._answers[key] = found
         return found
+
+
+def _final(final: bool) -> bytes:  # noqa: FBT001 - what it tells
+    described = predict_pb2.ModelInferResponse()
+    described.parameters[codec.FINAL].bool_param = final
+    return described.SerializeToString()
+
+
+_FINAL = {final: _final(final) for final in (False, True)}
 
 
 def _whole(message: border.Buffer, reply: border.Reply) -> border.InferRequest:

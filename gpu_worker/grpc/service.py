@@ -20,6 +20,7 @@ from protos.inference.v2 import predict_pb2
 
 NAME = predict_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 INFER = f"/{NAME}/ModelInfer"
+STREAM = f"/{NAME}/ModelStreamInfer"
 
 Answer = border.InferResponse | border.InferenceError
 
@@ -54,8 +55,12 @@ class Service:
             f"/{NAME}/{name}": calls.Unary(getattr(predict_pb2, f"{name}Request"), handle)
             for name, handle in unary.items()
         }
-        methods[f"/{NAME}/ModelStreamInfer"] = calls.Streaming(predict_pb2.ModelInferRequest, self._stream)
+        methods[STREAM] = calls.Streaming(predict_pb2.ModelInferRequest, self._stream)
         return guard.guarded(methods, self._rules.restriction)
+
+    def table_of_bytes(self) -> dict[str, calls.Method]:
+        """Methods of the table that do without protobuf's messages, for a front whose calls are PartsCalls."""
+        return guard.guarded({STREAM: calls.Streaming(None, self._stream_bytes)}, self._rules.restriction)
 
     def infer(
         self,
@@ -94,6 +99,9 @@ class Service:
 
     async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
         await stream.Stream(self._intake, self._rules, requests, call).run()
+
+    async def _stream_bytes(self, requests: AsyncIterator[border.Buffer], call: calls.PartsCall) -> None:
+        await stream.Stream(self._intake, self._rules, requests, call, stream.Parts(self.plans)).run()
 
     async def _server_live(self, _request: predict_pb2.ServerLiveRequest, _call: calls.Call) -> protobuf.Message:
         return predict_pb2.ServerLiveResponse(live=await self._engine.live())

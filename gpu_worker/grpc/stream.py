@@ -12,9 +12,12 @@ import asyncio
 import collections
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
+
+from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import calls, codec
+from gpu_worker.grpc import calls, codec, plans
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import parameters
 from gpu_worker.wire import rules as wire_rules
@@ -23,8 +26,79 @@ from protos.inference.v2 import predict_pb2
 _MAX_IN_FLIGHT = 128
 # Of one request. An engine cannot be slowed down yet, so this is room for all that a model says in a burst.
 _MOST_WAITING_BYTES = 256 * 2**20
-_FINAL = "triton_final_response"
 _REAL_STATUS = "triton_grpc_error"
+
+
+class Form(Protocol):
+    """How requests come and answers go."""
+
+    def decode(self, message: Any, reply: border.Reply) -> border.InferRequest:
+        """InferenceError for what is refused; protobuf's DecodeError."""
+        ...
+
+    def identifier(self, message: Any) -> str:
+        """The id of a request that was refused."""
+        ...
+
+    def size_bytes(self, message: Any) -> int: ...
+
+    def encode(self, answer: border.InferResponse, *, final: bool) -> Any:
+        """What `write` takes."""
+        ...
+
+    def tell(self, failure: predict_pb2.ModelStreamInferResponse) -> Any:
+        """The same of a failure."""
+        ...
+
+    async def write(self, call: Any, answer: Any) -> None: ...
+
+
+class Messages:
+    """As protobuf's messages."""
+
+    def decode(self, message: predict_pb2.ModelInferRequest, reply: border.Reply) -> border.InferRequest:
+        return codec.decode(message, message.raw_input_contents, reply)
+
+    def identifier(self, message: predict_pb2.ModelInferRequest) -> str:
+        return message.id
+
+    def size_bytes(self, message: predict_pb2.ModelInferRequest) -> int:
+        return message.ByteSize()
+
+    def encode(self, answer: border.InferResponse, *, final: bool) -> predict_pb2.ModelStreamInferResponse:
+        message = predict_pb2.ModelStreamInferResponse(infer_response=codec.encode(answer))
+        message.infer_response.parameters[codec.FINAL].bool_param = final
+        return message
+
+    def tell(self, failure: predict_pb2.ModelStreamInferResponse) -> predict_pb2.ModelStreamInferResponse:
+        return failure
+
+    async def write(self, call: calls.Call, answer: predict_pb2.ModelStreamInferResponse) -> None:
+        await call.write(answer)
+
+
+class Parts:
+    """As bytes: tensors are neither copied nor seen by protobuf, see `plans`."""
+
+    def __init__(self, known: plans.Plans) -> None:
+        self.decode = known.decode
+        self.encode = known.encode_streamed
+
+    def identifier(self, message: border.Buffer) -> str:
+        found: str = predict_pb2.ModelInferRequest.FromString(bytes(message)).id
+        return found
+
+    def size_bytes(self, message: border.Buffer) -> int:
+        return len(message)
+
+    def tell(self, failure: predict_pb2.ModelStreamInferResponse) -> list[border.Buffer]:
+        return [failure.SerializeToString()]
+
+    async def write(self, call: calls.PartsCall, answer: list[border.Buffer]) -> None:
+        await call.write_parts(answer)
+
+
+MESSAGES = Messages()
 
 
 class Stream:
@@ -34,9 +108,11 @@ class Stream:
         self,
         intake: wire_intake.Intake,
         rules: wire_rules.Rules,
-        requests: AsyncIterator[predict_pb2.ModelInferRequest],
+        requests: AsyncIterator[Any],
         call: calls.Call,
+        form: Form = MESSAGES,
     ) -> None:
+        self._form = form
         self._intake = intake
         self._rules = rules
         self._requests = requests
@@ -62,9 +138,11 @@ class Stream:
         try:
             async for message in self._requests:
                 await self._room.acquire()
-                slot = _Slot(self._intake, self._turn, message)
-                self._slots.append(slot)
+                slot = _Slot(self._intake, self._turn, self._form)
                 slot.submit(message, self._rules, self._call)
+                self._slots.append(slot)
+        except protobuf.DecodeError:
+            raise border.InferenceError(border.ErrorKind.INTERNAL, "Exception deserializing request!") from None
         finally:
             self._read_all = True
             self._turn.wake.set()
@@ -75,7 +153,7 @@ class Stream:
             for answer in self._take():
                 if answer.error and self._real_status:
                     raise answer.error
-                await self._call.write(answer.message)
+                await self._form.write(self._call, answer.message)
             if self._read_all and not self._slots:
                 return
             await self._turn.wake.wait()
@@ -109,7 +187,7 @@ class Stream:
 class _Answer:
     """What goes over the wire, and the error it tells of, if any."""
 
-    message: predict_pb2.ModelStreamInferResponse
+    message: Any
     size_bytes: int = 0
     error: border.InferenceError | None = None
 
@@ -126,6 +204,7 @@ class _Slot:
     """The place of one request in the order of answers; the request's reply."""
 
     __slots__ = (
+        "_form",
         "_held_bytes",
         "_id",
         "_intake",
@@ -138,29 +217,39 @@ class _Slot:
         "flows",
     )
 
-    def __init__(self, intake: wire_intake.Intake, turn: _Turn, message: predict_pb2.ModelInferRequest) -> None:
+    def __init__(self, intake: wire_intake.Intake, turn: _Turn, form: Form) -> None:
         self.answers: collections.deque[_Answer] = collections.deque()
         self.done = False
         self.flows = False
         self._waiting_bytes = 0
         self._intake = intake
         self._turn = turn
-        self._id = message.id
+        self._form = form
+        self._id = ""
         self._request: border.InferRequest | None = None
         self._held_bytes = 0
         self._keep_empty = False
 
-    def submit(self, message: predict_pb2.ModelInferRequest, rules: wire_rules.Rules, call: calls.Call) -> None:
-        """Never raises: what is refused becomes the answer."""
+    def submit(self, message: Any, rules: wire_rules.Rules, call: calls.Call) -> None:
+        """What is refused becomes the answer. Raises protobuf's DecodeError alone."""
         try:
-            request = codec.decode(message, message.raw_input_contents, self)
+            request = self._form.decode(message, self)
+        except border.InferenceError as error:
+            self._id = self._form.identifier(message)
+            self._end(error)
+        else:
+            self._submit(request, self._form.size_bytes(message), rules, call)
+
+    def _submit(self, request: border.InferRequest, size_bytes: int, rules: wire_rules.Rules, call: calls.Call) -> None:
+        self._id = request.id
+        try:
             request.deadline_s = call.deadline_s
             if rules.trace_context:
                 calls.within_span(request, call)
             request.parameters = rules.forwarding.add(request.parameters, calls.texts(call))
             self._keep_empty = request.parameters.get(parameters.EMPTY_FINAL_RESPONSE) is True
             claimed_bytes = rules.sharing.claim(request.inputs, request.outputs)
-            self._hold(claimed_bytes + message.ByteSize())
+            self._hold(claimed_bytes + size_bytes)
             self._intake.submit(request)
             self._request = request
         except border.InferenceError as error:
@@ -214,15 +303,17 @@ class _Slot:
         self._turn.wake.set()
 
     def _add(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
-        message = predict_pb2.ModelStreamInferResponse()
-        error = answer if isinstance(answer, border.InferenceError) else None
+        error = None
+        size_bytes = 0
         if isinstance(answer, border.InferenceError):
-            message.error_message = answer.message
-            message.infer_response.id = self._id
+            error = answer
+            failure = predict_pb2.ModelStreamInferResponse(error_message=answer.message)
+            failure.infer_response.id = self._id
+            failure.infer_response.parameters[codec.FINAL].bool_param = final
+            message = self._form.tell(failure)
         else:
-            message = predict_pb2.ModelStreamInferResponse(infer_response=codec.encode(answer))
-        message.infer_response.parameters[_FINAL].bool_param = final
-        size_bytes = sum(map(len, message.infer_response.raw_output_contents))
+            message = self._form.encode(answer, final=final)
+            size_bytes = sum(len(tensor.data) for tensor in answer.outputs)
         self._waiting_bytes += size_bytes
         self.answers.append(_Answer(message, size_bytes, error))
         self._turn.wake.set()

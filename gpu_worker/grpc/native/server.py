@@ -111,7 +111,12 @@ class Server:
         self._health = health.Health(engine)
         inference = service.Service(engine, intake, rules)
         named = reflection.Reflection([service.NAME, health.NAME])
-        table = {**inference.table(), **guard.guarded(self._health.table(), rules.restriction), **named.table()}
+        table = {
+            **inference.table(),
+            **inference.table_of_bytes(),
+            **guard.guarded(self._health.table(), rules.restriction),
+            **named.table(),
+        }
         self.front = Front(engine, intake, inference, table, limits or native_limits.Limits())
         self.front.compress = where.compression is not grpc.Compression.NoCompression
         self.http2 = http2_server.Server(self.front, limits_of(dict(where.arguments)))

@@ -102,8 +102,11 @@ class Streaming(exchange.Exchange):
     # -- calls.Call
 
     async def write(self, message: protobuf.Message) -> None:
+        await self.write_parts([message.SerializeToString()])
+
+    async def write_parts(self, parts: list[streams.Buffer]) -> None:
         if not self.answered:
-            await self._send(message.SerializeToString())
+            await self._send(parts)
         while not self.answered and not self.stream.has_room():
             self._room = self.front.loop.create_future()
             await self._room
@@ -162,6 +165,8 @@ class Streaming(exchange.Exchange):
             message = await self.front.turns.begin(self.stream.host, self.inflating(message)).done
         elif compressed:
             message = compression.finished(self.inflating(message))
+        if self._method.request is None:
+            return message
         try:
             return self._method.request.FromString(bytes(message))
         except protobuf.DecodeError:
@@ -174,21 +179,21 @@ class Streaming(exchange.Exchange):
             returned, self._returned_bytes = self._returned_bytes, 0
             self.stream.release(owed, returned)
 
-    async def _send(self, message: bytes) -> None:
-        compress = self.front.compress and self.view.accepts_gzip
+    async def _send(self, parts: list[streams.Buffer]) -> None:
+        size = sum(map(len, parts))
         flag = b"\0"
-        if compress:
+        if self.front.compress and self.view.accepts_gzip:
             flag = b"\1"
-            message = await self._compressed(message)
+            parts = await self._compressed(parts, size)
+            size = sum(map(len, parts))
         head = None if self._opened else self._head()
-        parts: list[streams.Buffer] = [flag + len(message).to_bytes(4), message]
         if not self.answered:
-            self.stream.send(head, parts, _PREFIX_BYTES + len(message))
+            self.stream.send(head, [flag + size.to_bytes(4), *parts], _PREFIX_BYTES + size)
 
-    async def _compressed(self, message: bytes) -> bytes:
-        if not self.in_thread(len(message)):
-            return b"".join(compression.deflate([message], "gzip"))
-        return b"".join(await self.front.turns.begin(self.stream.host, compression.deflating([message], "gzip")).done)
+    async def _compressed(self, parts: list[streams.Buffer], size: int) -> list[streams.Buffer]:
+        if not self.in_thread(size):
+            return compression.deflate(parts, "gzip")
+        return await self.front.turns.begin(self.stream.host, compression.deflating(parts, "gzip")).done
 
     def _head(self) -> Any:
         self._opened = True

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_worker.engine import border
-from gpu_worker.grpc import codec, plans
+from gpu_worker.grpc import codec, plans, stream
 from protos.inference.v2 import predict_pb2
 
 texts = st.text(max_size=6)
@@ -156,6 +156,15 @@ answers = st.builds(
 def test_answers_are_what_protobuf_writes(answer: border.InferResponse) -> None:
     for _ in range(2):
         assert b"".join(SHARED.encode(answer)) == codec.encode(answer).SerializeToString()
+
+
+@given(answers, st.booleans())
+def test_answers_of_streams_say_what_protobuf_says(answer: border.InferResponse, final: bool) -> None:  # noqa: FBT001
+    expected = stream.MESSAGES.encode(answer, final=final)
+    for _ in range(2):
+        told = SHARED.encode_streamed(answer, final=final)
+        assert predict_pb2.ModelStreamInferResponse.FromString(b"".join(told)) == expected
+        assert all(any(piece is tensor.data for piece in told) for tensor in answer.outputs)
 
 
 def test_large_tensors_are_not_copied() -> None:
