@@ -17,9 +17,12 @@ _MOST_FORMS = 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Passed:
-    """What was found about a form; `order` has, for each input of the model, its place in the request, or -1."""
+    """What was found about a form.
 
-    order: tuple[int, ...]
+    `order` has, for each input of the model, its place in the request, or -1; None where both have the same order.
+    """
+
+    order: tuple[int, ...] | None
     outputs: tuple[border.RequestedOutput, ...] | None
     size: int
     key: Hashable
@@ -36,7 +39,7 @@ class Admission:
         self, request: border.InferRequest, loop: asyncio.AbstractEventLoop, arrival_ns: int, shared: regions.Regions
     ) -> work.Work:
         """As `validation.admit`."""
-        form = _form(request)
+        form = request.form or _form(request)
         try:
             passed = self._passed.get(form) if form else None
         except TypeError:  # a shape that is no tuple
@@ -47,7 +50,8 @@ class Admission:
                 self._remember(form, request, admitted)
             return admitted
         given = request.inputs
-        inputs = tuple([None if place < 0 else given[place] for place in passed.order])
+        order = passed.order
+        inputs = tuple(given) if order is None else tuple([None if place < 0 else given[place] for place in order])
         deadline_ns = validation.deadline_ns(self._model.queue, request, arrival_ns)
         return work.Work(
             request,
@@ -68,7 +72,8 @@ class Admission:
         order = tuple(
             next((place for place, given in enumerate(request.inputs) if given is each), -1) for each in admitted.inputs
         )
-        self._passed[form] = _Passed(order, admitted.outputs, admitted.size, admitted.key)
+        straight = order == tuple(range(len(request.inputs)))
+        self._passed[form] = _Passed(None if straight else order, admitted.outputs, admitted.size, admitted.key)
 
 
 def _form(request: border.InferRequest) -> tuple[Hashable, ...] | None:

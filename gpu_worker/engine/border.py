@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -55,6 +56,9 @@ class Region:
     byte_size: int
 
 
+NO_PARAMETERS: Mapping[str, Parameter] = types.MappingProxyType({})
+
+
 @dataclasses.dataclass(slots=True)
 class Tensor:
     """A named tensor. `data` is its wire form; BYTES elements are each preceded by a 4-byte little-endian length.
@@ -89,7 +93,7 @@ class InferResponse:
     model_version: str
     id: str
     outputs: list[Tensor]
-    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=lambda: NO_PARAMETERS)
 
 
 class Reply(Protocol):
@@ -98,7 +102,8 @@ class Reply(Protocol):
     def __call__(self, answer: InferResponse | InferenceError, *, final: bool = True) -> None: ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+# Not frozen: that would double the cost of making one, for every request.
+@dataclasses.dataclass(slots=True)
 class Received:
     """When a front, `HTTP` or `GRPC`, began to receive a request and had it whole; monotonic nanoseconds.
 
@@ -118,7 +123,8 @@ class InferRequest:
     `version` is empty for "highest served". `outputs` empty means all. `deadline_s` is on the monotonic clock of the
     event loop, None for never. A front calls `cancel` when its client has gone; the engine drops such a request before
     it runs. Once submitted the request is the engine's, which may take its inputs away and hear of the cancellation
-    through `on_cancel`.
+    through `on_cancel`. Requests that share a `form` differ in the bytes of their tensors only, not in how many these are,
+    and have nothing in shared memory; None says nothing.
     """
 
     model: str
@@ -132,6 +138,7 @@ class InferRequest:
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None
     received: Received | None = None
+    form: object | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more. Harmless once it is there, and when called again."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import types
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -29,20 +28,6 @@ from gpu_worker.engine import (
 )
 from gpu_worker.runtime import port
 
-_NO_DATA: Mapping[int, border.Buffer] = types.MappingProxyType({})
-
-
-@dataclasses.dataclass(slots=True)
-class Request:
-    """A request that has been read: `data` is what lay in shared memory, `strings` each BYTES input, by position."""
-
-    work: work.Work
-    data: Mapping[int, border.Buffer]
-    strings: dict[int, tensors.Array]
-
-    def bytes_of(self, index: int, tensor: border.Tensor) -> border.Buffer:
-        return self.data[index] if tensor.region is not None else tensor.data
-
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
@@ -55,69 +40,78 @@ class Outcome:
 
 def readable(
     model: spec.ModelSpec, works: Sequence[work.Work]
-) -> tuple[list[Request], list[tuple[work.Work, delivery.Answer]]]:
-    """The requests that can run, and the others with what is wrong with them."""
-    positions = [index for index, tensor in enumerate(model.inputs) if tensor.datatype == "BYTES"]
-    requests: list[Request] = []
+) -> tuple[Sequence[work.Work], list[tuple[work.Work, delivery.Answer]]]:
+    """Reads what is not read yet: gives the requests that can run, and the others with what is wrong with them."""
+    if not model.strings and not any([each.shared_inputs for each in works]):  # noqa: C419 - a list costs half
+        return works, []
+    found: list[work.Work] = []
     refused: list[tuple[work.Work, delivery.Answer]] = []
     for each in works:
         try:
-            requests.append(_read(each, positions))
+            _read(model, each)
+            found.append(each)
         except border.InferenceError as error:
             refused.append((each, validation.with_id(error, each.request.id)))
-    return requests, refused
+    return found, refused
 
 
-def run(program: port.Program, model: spec.ModelSpec, requests: Sequence[Request], started_ns: int) -> Outcome:
+def run(program: port.Program, model: spec.ModelSpec, works: Sequence[work.Work], started_ns: int) -> Outcome:
     """Runs the requests, which began to be read at `started_ns` of the monotonic clock.
 
     Raises RunFailed where the model fails.
     """
-    feeds = dict(_feeds(model, requests))
-    names = _wanted(model, requests)
+    feeds = dict(_feeds(model, works))
+    names = _wanted(model, works)
     gathered_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns()
     arrays = program.run(feeds, names)
     ran_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns() - busy_ns
-    columns = {name: _column(model, name, array, requests) for name, array in zip(names, arrays, strict=True)}
-    answers = list(_answers(model, columns, requests))
+    columns = {name: _column(model, name, array, works) for name, array in zip(names, arrays, strict=True)}
+    answers = list(_answers(model, columns, works))
     timings = statistics.Timings(gathered_ns - started_ns, ran_ns - gathered_ns, time.monotonic_ns() - ran_ns)
     moved_bytes = sum(array.nbytes for array in feeds.values()) + sum(array.nbytes for array in arrays)
     return Outcome(answers, timings, pace.Cost(busy_ns, moved_bytes))
 
 
-def _read(each: work.Work, positions: Sequence[int]) -> Request:
-    """Takes the BYTES inputs apart, which are at `positions`. Raises InferenceError."""
-    shared = each.shared_inputs
-    data = {index: part.read() for index, part in shared.items()} if shared else _NO_DATA
-    return Request(each, data, _strings(each, data, positions))
+def _read(model: spec.ModelSpec, each: work.Work) -> None:
+    """Copies what lies in shared memory, and takes the BYTES inputs apart. Raises InferenceError."""
+    if each.shared_inputs:
+        each.copied = {index: part.read() for index, part in each.shared_inputs.items()}
+    each.strings = {
+        index: tensors.decode_bytes(each.bytes_of(index), tensor.shape, tensor.name)
+        for index in model.strings
+        if (tensor := each.inputs[index]) is not None
+    }
 
 
-def _strings(each: work.Work, data: Mapping[int, border.Buffer], positions: Sequence[int]) -> dict[int, tensors.Array]:
-    found = {}
-    for index in positions:
-        tensor = each.inputs[index]
-        if tensor is not None:
-            raw = tensor.data if tensor.region is None else data[index]
-            found[index] = tensors.decode_bytes(raw, tensor.shape, tensor.name)
-    return found
-
-
-def _feeds(model: spec.ModelSpec, requests: Sequence[Request]) -> Iterator[tuple[str, tensors.Array]]:
+def _feeds(model: spec.ModelSpec, works: Sequence[work.Work]) -> Iterator[tuple[str, tensors.Array]]:
     for index, tensor in enumerate(model.inputs):
-        parts = [(each, part) for each in requests if (part := each.work.inputs[index]) is not None]
-        if not parts:
+        givers = works if not tensor.optional else [each for each in works if each.inputs[index] is not None]
+        if not givers:
             continue
-        if tensor.datatype == "BYTES":
-            strings = [request.strings[index] for request in requests]
-            if tensor.ragged:
-                strings = [each.reshape(-1) for each in strings]
-            array = strings[0] if len(strings) == 1 else np.concatenate(strings)
-        else:
-            shapes = [(math.prod(part.shape),) if tensor.ragged else part.shape for _, part in parts]
-            array = _joined([each.bytes_of(index, part) for each, part in parts], shapes, tensor.type)
+        array = _strings(tensor, index, givers) if tensor.datatype == "BYTES" else _joined(tensor, index, givers)
         yield tensor.name, array if tensor.reshape is None else inward(model, tensor, array)
     for wanted in model.batch_inputs:
-        yield from made(wanted, [_shape(each, wanted.source) for each in requests])
+        yield from made(wanted, [_shape(each, wanted.source) for each in works])
+
+
+def _strings(tensor: spec.TensorSpec, index: int, works: Sequence[work.Work]) -> tensors.Array:
+    """A BYTES input of all of these requests, which have it."""
+    strings = [each.strings[index] for each in works if each.strings is not None]
+    if tensor.ragged:
+        strings = [each.reshape(-1) for each in strings]
+    return strings[0] if len(strings) == 1 else np.concatenate(strings)
+
+
+def _joined(tensor: spec.TensorSpec, index: int, works: Sequence[work.Work]) -> tensors.Array:
+    """An input of fixed-size elements of all of these requests, which have it."""
+    shapes = [part.shape for each in works if (part := each.inputs[index]) is not None]
+    if tensor.ragged:
+        shapes = [(math.prod(shape),) for shape in shapes]
+    if len(works) == 1:
+        return tensors.view(works[0].bytes_of(index), tensor.type, shapes[0])
+    # Row-major tensors of equal item shape follow each other byte for byte: one join does for all.
+    data = b"".join([each.bytes_of(index) for each in works])
+    return tensors.view(data, tensor.type, (sum([shape[0] for shape in shapes]), *shapes[0][1:]))
 
 
 def made(wanted: ragged.BatchInput, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[str, tensors.Array]]:
@@ -127,9 +121,9 @@ def made(wanted: ragged.BatchInput, shapes: Sequence[tuple[int, ...]]) -> Iterat
         yield name, array
 
 
-def _shape(request: Request, name: str) -> tuple[int, ...]:
+def _shape(each: work.Work, name: str) -> tuple[int, ...]:
     """Of an input that no request leaves out."""
-    return next(each.shape for each in request.work.inputs if each is not None and each.name == name)
+    return next(part.shape for part in each.inputs if part is not None and part.name == name)
 
 
 def inward(model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array) -> tensors.Array:
@@ -154,23 +148,13 @@ def _split(model: spec.ModelSpec, shape: tuple[int, ...]) -> tuple[tuple[int, ..
     return (shape[:1], shape[1:]) if model.max_batch_size else ((), shape)
 
 
-def _joined(
-    data: Sequence[border.Buffer], shapes: Sequence[tuple[int, ...]], datatype: tensors.Datatype
-) -> tensors.Array:
-    if len(data) == 1:
-        return tensors.view(data[0], datatype, shapes[0])
-    items = sum(shape[0] for shape in shapes)
-    # Row-major tensors of equal item shape follow each other byte for byte: one join does for all.
-    return tensors.view(b"".join(data), datatype, (items, *shapes[0][1:]))
-
-
-def _wanted(model: spec.ModelSpec, requests: Sequence[Request]) -> list[str]:
+def _wanted(model: spec.ModelSpec, works: Sequence[work.Work]) -> list[str]:
     """The outputs that any of the requests asks for, in the model's order."""
     wanted: set[str] = set()
-    for request in requests:
-        if request.work.outputs is None:
+    for each in works:
+        if each.outputs is None:
             return list(model.outputs_by_name)
-        wanted.update(output.name for output in request.work.outputs)
+        wanted.update(output.name for output in each.outputs)
     return [name for name in model.outputs_by_name if name in wanted]
 
 
@@ -186,9 +170,9 @@ class _Column:
 
     @classmethod
     def of(
-        cls, model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array, requests: Sequence[Request]
+        cls, model: spec.ModelSpec, tensor: spec.TensorSpec, array: tensors.Array, works: Sequence[work.Work]
     ) -> _Column:
-        items = sum(request.work.size for request in requests)
+        items = sum([each.size for each in works])
         if model.max_batch_size and (not array.shape or array.shape[0] != items):
             raise port.RunFailed(
                 f"output '{tensor.name}' has shape {list(array.shape)}, but the batch has {items} items"
@@ -197,7 +181,7 @@ class _Column:
             array = _outward(model, tensor, array)
         wire = None if array.dtype == object else tensors.to_wire(array)
         item_bytes = 0 if wire is None else tensors.size_bytes(wire) // items
-        return cls(tensor, array, wire, item_bytes, alone=len(requests) == 1)
+        return cls(tensor, array, wire, item_bytes, alone=len(works) == 1)
 
     def part(self, start: int, stop: int) -> border.Tensor:
         """The answer to a request that holds these items."""
@@ -226,14 +210,14 @@ class _Scattered:
     places: Mapping[int, tuple[int, tuple[int, ...]]]
 
     @classmethod
-    def of(cls, tensor: spec.TensorSpec, array: tensors.Array, requests: Sequence[Request]) -> _Scattered:
+    def of(cls, tensor: spec.TensorSpec, array: tensors.Array, works: Sequence[work.Work]) -> _Scattered:
         places: dict[int, tuple[int, tuple[int, ...]]] = {}
         begin = start = 0
-        for each in requests:
+        for each in works:
             shape = ragged.scattered(tensor.dims, _shape(each, tensor.source))
             places[start] = begin, shape
             begin += math.prod(shape)
-            start += each.work.size
+            start += each.size
         if array.size != begin:
             raise port.RunFailed(
                 f"output '{tensor.name}' has {array.size} elements, but '{tensor.source}' asks for {begin}"
@@ -253,31 +237,28 @@ class _Scattered:
         return self.array[begin : begin + math.prod(shape)].reshape(shape)
 
 
-def _column(
-    model: spec.ModelSpec, name: str, array: tensors.Array, requests: Sequence[Request]
-) -> _Column | _Scattered:
+def _column(model: spec.ModelSpec, name: str, array: tensors.Array, works: Sequence[work.Work]) -> _Column | _Scattered:
     tensor = model.outputs_by_name[name]
     if array.dtype != tensor.type.dtype:
         raise port.RunFailed(f"output '{name}' has data-type {array.dtype}, expected {tensor.datatype}")
     if tensor.source:
-        return _Scattered.of(tensor, array, requests)
-    return _Column.of(model, tensor, array, requests)
+        return _Scattered.of(tensor, array, works)
+    return _Column.of(model, tensor, array, works)
 
 
 def _answers(
-    model: spec.ModelSpec, columns: Mapping[str, _Column | _Scattered], requests: Sequence[Request]
+    model: spec.ModelSpec, columns: Mapping[str, _Column | _Scattered], works: Sequence[work.Work]
 ) -> Iterator[delivery.Answer]:
     start = 0
     everything = list(columns.values())
-    for request in requests:
-        each = request.work
+    for each in works:
         stop = start + each.size
         try:
             if each.outputs is None:
                 outputs = [column.part(start, stop) for column in everything]
             else:
                 outputs = [_output(model, columns[output.name], output, each, start) for output in each.outputs]
-            yield border.InferResponse(model.name, model.version, each.request.id, outputs)
+            yield border.InferResponse(model.name, model.version, each.request.id, outputs, border.NO_PARAMETERS)
         except border.InferenceError as error:
             yield validation.with_id(error, each.request.id)
         start = stop

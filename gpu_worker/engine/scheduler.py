@@ -324,16 +324,15 @@ class Scheduler:
     def _execute(self, program: port.Program, works: Sequence[work.Work]) -> _Pairs:
         started_ns = time.monotonic_ns()
         try:
-            requests, refused = execution.readable(self.spec, works)
+            found, refused = execution.readable(self.spec, works)
         except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
             return self._failed(error, works)
         self._fail(statistics.OTHER, [each for each, _ in refused])
-        return refused + self._run(program, requests, started_ns) if requests else refused
+        return refused + self._run(program, found, started_ns) if found else refused
 
-    def _run(self, program: port.Program, requests: Sequence[execution.Request], started_ns: int) -> _Pairs:
-        works = [request.work for request in requests]
+    def _run(self, program: port.Program, works: Sequence[work.Work], started_ns: int) -> _Pairs:
         try:
-            outcome = execution.run(program, self.spec, requests, started_ns)
+            outcome = execution.run(program, self.spec, works, started_ns)
         except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
             return self._failed(error, works)
         answered = list(zip(works, outcome.answers, strict=True))

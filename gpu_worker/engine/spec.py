@@ -95,6 +95,11 @@ class ModelSpec:
         return self.required == len(self.inputs) and all(tensor.fixed or tensor.ragged for tensor in self.inputs)
 
     @functools.cached_property
+    def strings(self) -> tuple[int, ...]:
+        """The positions of the BYTES inputs."""
+        return tuple(index for index, tensor in enumerate(self.inputs) if tensor.datatype == "BYTES")
+
+    @functools.cached_property
     def plain(self) -> bool:
         """Whether the work for a request, and its bytes, depend on its shapes alone."""
         tensors_of = (*self.inputs, *self.outputs)

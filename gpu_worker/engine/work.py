@@ -8,7 +8,7 @@ import types
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from gpu_worker.engine import border, regions, trace
+from gpu_worker.engine import border, regions, tensors, trace
 
 NOTHING: Mapping[Any, regions.Part] = types.MappingProxyType({})
 """What most requests have in shared memory."""
@@ -21,6 +21,7 @@ class Work:
     `inputs` follow the order of the model's inputs, None where an optional one was left out. `outputs` None means all.
     `size` counts items (the batch dimension, 1 where there is none). Works of equal `key` may share a batch. Times are
     nanoseconds of the monotonic clock. `shared_inputs` (by position) and `shared_outputs` (by name) are in shared memory.
+    Once the request has been read, `strings` are its BYTES inputs and `copied` what lay in shared memory, by position.
     """
 
     request: border.InferRequest
@@ -31,6 +32,15 @@ class Work:
     size: int
     key: Hashable
     deadline_ns: int | None
-    shared_inputs: Mapping[int, regions.Part] = dataclasses.field(default_factory=dict)
-    shared_outputs: Mapping[str, regions.Part] = dataclasses.field(default_factory=dict)
+    shared_inputs: Mapping[int, regions.Part]
+    shared_outputs: Mapping[str, regions.Part]
     trace: trace.Trace | None = None
+    copied: Mapping[int, border.Buffer] | None = None
+    strings: Mapping[int, tensors.Array] | None = None
+
+    def bytes_of(self, index: int) -> border.Buffer:
+        """The wire form of an input that was given."""
+        if self.copied and index in self.copied:
+            return self.copied[index]
+        tensor = self.inputs[index]
+        return b"" if tensor is None else tensor.data

@@ -86,16 +86,16 @@ class Api:
             request.answer(messages.refusal(404, "Not Found"))
         elif request.method not in route.verbs:
             request.answer(not_allowed(route))
-        elif (refused := self._restricted(request, route)) is not None:
+        elif self._rules.restriction.is_on and (refused := self._restricted(request, route)) is not None:
             request.answer(refused)
-        elif route.endpoint in routes.UNSERVED:
-            message = f"This server does not support the {route.endpoint.value}"
-            request.answer(messages.failure(border.InferenceError(border.ErrorKind.UNSUPPORTED, message)))
         elif route.endpoint is Endpoint.INFER:
             try:
                 self._infer.handle(request, route)
             except border.InferenceError as error:
                 request.answer(messages.failure(error))
+        elif route.endpoint in routes.UNSERVED:
+            message = f"This server does not support the {route.endpoint.value}"
+            request.answer(messages.failure(border.InferenceError(border.ErrorKind.UNSUPPORTED, message)))
         else:
             request.follows_client = route.endpoint in routes.INFERRING
             self._spawn(request, self._calls[route.endpoint](request, route))

@@ -31,13 +31,14 @@ class Wishes:
 
 @dataclasses.dataclass(slots=True)
 class Inference:
-    """What an infer body says."""
+    """What an infer body says; `form` as in the request that it becomes."""
 
     id: str
     inputs: list[border.Tensor]
     outputs: list[border.RequestedOutput]
     parameters: dict[str, border.Parameter]
     wishes: Wishes
+    form: object | None = None
 
 
 def decode(model: str, body: border.Buffer, json_bytes: int | None) -> Inference:

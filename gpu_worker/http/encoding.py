@@ -23,15 +23,16 @@ class Encoder:
 
     def quickly(self, answer: border.InferResponse, wishes: decoding.Wishes) -> messages.Response | None:
         """As `encode`, for an answer whose bytes are all in its binary outputs; None for others."""
+        if answer.id or answer.parameters or not answer.outputs:
+            return None
         forms: list[object] = [answer.model_name, answer.model_version]
         parts: list[border.Buffer] = [b""]
         for tensor in answer.outputs:
-            if tensor.region is not None or not wishes.wants_binary(tensor.name):
+            name, data = tensor.name, tensor.data
+            if tensor.region is not None or not wishes.by_name.get(name, wishes.binary):
                 return None
-            forms.append((tensor.name, tensor.datatype, tensor.shape, len(tensor.data)))
-            parts.append(tensor.data)
-        if answer.id or answer.parameters or len(parts) == 1:
-            return None
+            forms += (name, tensor.datatype, tensor.shape, len(data))
+            parts.append(data)
         head = self._heads.get(key := tuple(forms)) or self._remember(key, answer, wishes)
         parts[0] = head[0]
         return messages.Response(200, parts, messages.OCTETS, head[1])

@@ -21,7 +21,8 @@ _PLAIN = re.compile(rb"[ -~]*")
 _DIGITS = re.compile(rb" ?([0-9]{1,15})")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+# Not frozen: that would double the cost of making one, for every request.
+@dataclasses.dataclass(slots=True)
 class Head:
     """A head's fields, names in lower case, and the bytes of the body that follows it."""
 
@@ -31,7 +32,10 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Template:
-    """A head that the parser has taken; `free` has the prefix and the key of each line whose value may change."""
+    """A head that the parser has taken.
+
+    `free` has the prefix and the key of each line whose value may change; `parallel` requests run beside each other.
+    """
 
     lines: Sequence[bytes]
     method: bytes
@@ -39,9 +43,12 @@ class Template:
     headers: dict[bytes, bytes]
     body_bytes: int
     free: Mapping[int, tuple[bytes, bytes]]
+    parallel: bool
 
     @classmethod
-    def of(cls, raw: bytes, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> Template | None:
+    def of(
+        cls, raw: bytes, method: bytes, target: bytes, headers: dict[bytes, bytes], *, parallel: bool
+    ) -> Template | None:
         """From the bytes of a head up to its empty line and what the parser made of it; None where it is not simple."""
         lines = raw.split(b"\r\n")
         length = headers.get(_LENGTH, b"")
@@ -57,7 +64,7 @@ class Template:
                 return None
             if key not in _FIXED:
                 free[index] = (name + colon, key)
-        return cls(lines, method, target, headers, int(length), free)
+        return cls(lines, method, target, headers, int(length), free, parallel)
 
     def read(self, raw: bytes) -> Head | None:
         """What the parser would make of this head; None where only it can tell."""

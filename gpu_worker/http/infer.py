@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -98,9 +98,12 @@ class Infer:
         if request.gone:
             request.answer(messages.refusal(503, wire_intake.STOPPING))
             return
-        parameters = self._rules.forwarding.add(inference.parameters, messages.texts(request.headers))
-        shared_bytes = self._rules.sharing.claim(inference.inputs, inference.outputs)
-        if not self._intake.hold(shared_bytes):
+        rules = self._rules
+        parameters: Mapping[str, border.Parameter] = inference.parameters
+        if rules.forwarding.is_on:
+            parameters = rules.forwarding.add(parameters, messages.texts(request.headers))
+        shared_bytes = 0 if inference.form else rules.sharing.claim(inference.inputs, inference.outputs)
+        if shared_bytes and not self._intake.hold(shared_bytes):
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL)
         reply = _Reply(self, request, inference.wishes, shared_bytes)
         request.inference = border.InferRequest(
@@ -111,7 +114,8 @@ class Infer:
             inference.outputs,
             parameters,
             reply,
-            received=messages.received(request, parent=self._rules.trace_context),
+            received=messages.received(request, parent=rules.trace_context),
+            form=inference.form,
         )
         try:
             self._intake.submit(request.inference)
@@ -120,7 +124,8 @@ class Infer:
             raise
 
     def finished(self, shared_bytes: int) -> None:
-        self._intake.let_go(shared_bytes)
+        if shared_bytes:
+            self._intake.let_go(shared_bytes)
         self._intake.finished()
 
     def respond(self, request: messages.Request, wishes: decoding.Wishes, answer: border.InferResponse) -> None:

@@ -71,8 +71,10 @@ class Request:
 
 def received(request: Request, *, parent: bool) -> border.Received:
     """When it came, and with `parent` the span that it is part of."""
-    told = request.headers.get(b"traceparent", b"").decode("latin-1") if parent else ""
-    return border.Received("HTTP", request.began_ns, time.monotonic_ns(), told)
+    now_ns = time.monotonic_ns()
+    if not parent:
+        return border.Received("HTTP", request.began_ns, now_ns)
+    return border.Received("HTTP", request.began_ns, now_ns, request.headers.get(b"traceparent", b"").decode("latin-1"))
 
 
 def texts(headers: dict[bytes, bytes]) -> Iterator[tuple[str, str]]:

@@ -6,30 +6,31 @@ Decides what is remembered. Must never remember what depends on the tensors, nor
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from gpu_worker.engine import border
 from gpu_worker.http import decoding
 
 _MOST_PLANS = 1024
 _MOST_JSON_BYTES = 2**12
+# Bytes of a body that are copied sooner than shared: a view costs more than they do.
+_COPIED_BYTES = 2**12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Plan:
-    """A header that was read; `sizes` are the bytes that each input takes of the `size` bytes behind it."""
+    """The header of a body of `size` bytes; `inputs` are the name, datatype and shape of each, and where it is."""
 
     found: decoding.Inference
-    sizes: tuple[int, ...]
+    inputs: tuple[tuple[str, str, tuple[int, ...], slice], ...]
     size: int
 
-    def apply(self, view: memoryview) -> decoding.Inference:
-        tensors, offset = [], 0
-        for tensor, size in zip(self.found.inputs, self.sizes, strict=True):
-            data = view[offset : offset + size]
-            tensors.append(border.Tensor(tensor.name, tensor.datatype, tensor.shape, data))
-            offset += size
+    def apply(self, body: border.Buffer) -> decoding.Inference:
         found = self.found
-        return decoding.Inference(found.id, tensors, found.outputs, found.parameters, found.wishes)
+        if self.size > _COPIED_BYTES:
+            body = memoryview(body)
+        tensors = [border.Tensor(name, datatype, shape, body[part]) for name, datatype, shape, part in self.inputs]
+        return decoding.Inference(found.id, tensors, found.outputs, found.parameters, found.wishes, found.form)
 
 
 class Plans:
@@ -44,18 +45,23 @@ class Plans:
             return decoding.decode(model, body, json_bytes)
         header = bytes(body[:json_bytes])
         plan = self._plans.get(header)
-        if plan is not None and plan.size == len(body) - json_bytes:
-            return plan.apply(memoryview(body)[json_bytes:])
+        if plan is not None and plan.size == len(body):
+            return plan.apply(body)
         found = decoding.decode(model, body, json_bytes)
-        self._remember(header, found, len(body) - json_bytes)
+        self._remember(header, found, len(body))
         return found
 
     def _remember(self, header: bytes, found: decoding.Inference, size: int) -> None:
         """Only where all tensors stand behind the header, and no id makes it one of its kind."""
-        sizes = tuple(len(tensor.data) for tensor in found.inputs)
-        if found.id or sum(sizes) != size or not all(isinstance(tensor.data, memoryview) for tensor in found.inputs):
+        ends = tuple(itertools.accumulate((len(tensor.data) for tensor in found.inputs), initial=len(header)))
+        if found.id or ends[-1] != size or not all(isinstance(tensor.data, memoryview) for tensor in found.inputs):
             return
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
         bare = [dataclasses.replace(tensor, data=b"") for tensor in found.inputs]
-        self._plans[header] = _Plan(dataclasses.replace(found, inputs=bare), sizes, size)
+        form = None if any(output.region for output in found.outputs) else object()
+        inputs = tuple(
+            (tensor.name, tensor.datatype, tensor.shape, slice(*part))
+            for tensor, part in zip(found.inputs, itertools.pairwise(ends), strict=True)
+        )
+        self._plans[header] = _Plan(dataclasses.replace(found, inputs=bare, form=form), inputs, size)

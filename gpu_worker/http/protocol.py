@@ -14,6 +14,7 @@ from typing import Protocol
 
 import httptools
 
+from gpu_worker.http import exchange as http_exchange
 from gpu_worker.http import heads, messages, streams
 from gpu_worker.http import limits as http_limits
 from gpu_worker.wire import intake as wire_intake
@@ -51,49 +52,6 @@ class Host(Protocol):
         ...
 
 
-class Exchange:
-    """A request on its way in, and its response on its way out."""
-
-    __slots__ = (
-        "chunked",
-        "chunks",
-        "connection",
-        "expects",
-        "held_bytes",
-        "keep_alive",
-        "last",
-        "parallel",
-        "request",
-        "response",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.request = messages.Request(b"", b"", {}, b"", _too_late)
-        self.response: messages.Response | None = None
-        self.chunks: list[bytes] = []
-        self.held_bytes = 0
-        self.keep_alive = False
-        self.parallel = False
-        self.expects = False
-        self.chunked = True
-        self.last = False
-
-    def begin(self) -> None:
-        """From now on the request can be answered."""
-        self.request.answer = self.answer
-
-    def answer(self, response: messages.Response) -> None:
-        """Takes the first response; a later one is dropped."""
-        if self.response is None:
-            self.response = response
-            # Else the exchange, its request and the body would hold each other until garbage is searched for.
-            self.request.answer = _too_late
-            if response.stream is None:
-                self.request.inference = None
-            self.connection.answered(self)
-
-
 class Connection(asyncio.Protocol):
     """The protocol of one connection; see the module."""
 
@@ -108,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._incoming: Exchange | None = None
+        self._incoming: http_exchange.Exchange | None = None
         self._in_head = False
         self._target = b""
         self._head_bytes = 0
@@ -116,8 +74,8 @@ class Connection(asyncio.Protocol):
         self._parsed = 0
         self._message_bytes = 0
         self._patient_until = math.inf
-        self._waiting: collections.deque[Exchange] = collections.deque()
-        self._answering: collections.deque[Exchange] = collections.deque()
+        self._waiting: collections.deque[http_exchange.Exchange] = collections.deque()
+        self._answering: collections.deque[http_exchange.Exchange] = collections.deque()
         self._whole_bytes = 0
         self._pumping = False
         self._deaf = False
@@ -213,7 +171,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             return
-        self._incoming = Exchange(self)
+        self._incoming = http_exchange.Exchange(self, messages.Request(b"", b"", {}, b"", http_exchange.too_late))
         self._in_head = True
         self._target = b""
         self._head_bytes = self._message_bytes = 0
@@ -270,39 +228,44 @@ class Connection(asyncio.Protocol):
         exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._deaf = not exchange.keep_alive
+        exchange.parallel = self._server.parallel(exchange.request)
         # Only the first message of what came begins where that begins.
         first, self._first = self._first, b""
         if first and exchange.keep_alive and exchange.chunked:
-            self._learn(first, exchange.request)
+            self._learn(first, exchange)
         self._arrived(exchange)
 
-    def _learn(self, first: bytes, request: messages.Request) -> None:
+    def _learn(self, first: bytes, exchange: http_exchange.Exchange) -> None:
         raw, _, _ = first.partition(_HEAD_END)
+        request = exchange.request
         self._lessons -= 1
-        self._template = heads.Template.of(raw, request.method, request.target, request.headers)
+        self._template = heads.Template.of(
+            raw, request.method, request.target, request.headers, parallel=exchange.parallel
+        )
 
     def _take(self, template: heads.Template, head: heads.Head, body: bytes) -> bool:
         """Takes a request that was read without the parser; False where that must refuse it."""
         if len(body) > self._limits.body_bytes or not self._server.intake.hold(len(body)):
             return False
-        exchange = Exchange(self)
-        exchange.request = messages.Request(template.method, template.target, head.headers, body, _too_late)
-        exchange.request.began_ns = time.monotonic_ns()
+        request = messages.Request(template.method, template.target, head.headers, body, http_exchange.too_late)
+        request.began_ns = time.monotonic_ns()
+        exchange = http_exchange.Exchange(self, request)
         exchange.held_bytes = len(body)
         exchange.keep_alive = True
+        exchange.parallel = template.parallel
         self._target = template.target
         self._arrived(exchange)
         return True
 
-    def _arrived(self, exchange: Exchange) -> None:
-        exchange.parallel = self._server.parallel(exchange.request)
+    def _arrived(self, exchange: http_exchange.Exchange) -> None:
         self._whole_bytes += exchange.held_bytes
         self._waiting.append(exchange)
 
     # -- the server's side
 
-    def answered(self, exchange: Exchange) -> None:
-        self._let_go(exchange)
+    def answered(self, exchange: http_exchange.Exchange) -> None:
+        if exchange.held_bytes:
+            self._let_go(exchange)
         stream = exchange.response.stream if exchange.response else None
         if stream is not None:
             stream.attach(self._pump)
@@ -310,7 +273,7 @@ class Connection(asyncio.Protocol):
                 self._abandon(exchange)
         self._pump()
 
-    def _abandon(self, exchange: Exchange) -> None:
+    def _abandon(self, exchange: http_exchange.Exchange) -> None:
         """Ends a stream whose end nobody waits for, and lets go of what made it."""
         if exchange.response is not None and exchange.response.stream is not None:
             exchange.response.stream.abandon()
@@ -375,7 +338,7 @@ class Connection(asyncio.Protocol):
         if self._head_bytes + self._field_bytes > self._limits.head_bytes:
             self._refuse(431, f"Request head larger than {self._limits.head_bytes} bytes")
 
-    def _check_head(self, exchange: Exchange) -> None:
+    def _check_head(self, exchange: http_exchange.Exchange) -> None:
         headers = exchange.request.headers
         length = int(headers.get(b"content-length", 0))
         expects = headers.get(b"expect", b"").lower()
@@ -406,7 +369,7 @@ class Connection(asyncio.Protocol):
             return
         self._deaf = True
         self._drop_incoming()
-        exchange = Exchange(self)
+        exchange = http_exchange.Exchange(self, messages.Request(b"", b"", {}, b"", http_exchange.too_late))
         exchange.response = messages.refusal(status, message)
         self._waiting.append(exchange)
 
@@ -415,7 +378,7 @@ class Connection(asyncio.Protocol):
             self._let_go(self._incoming)
             self._incoming = None
 
-    def _let_go(self, exchange: Exchange) -> None:
+    def _let_go(self, exchange: http_exchange.Exchange) -> None:
         self._server.intake.let_go(exchange.held_bytes)
         if exchange is not self._incoming:
             self._whole_bytes -= exchange.held_bytes
@@ -436,7 +399,8 @@ class Connection(asyncio.Protocol):
         self._pumping = True
         out: list[bytes | bytearray | memoryview] = []
         # What plainly cannot be done is not tried: this runs twice for every request.
-        while (self._waiting and self._start_next()) or (self._answering and self._take_answer(out)):
+        waiting, answering = self._waiting, self._answering
+        while (waiting and self._start_next()) or (answering and answering[0].response and self._take_answer(out)):
             pass
         self._pumping = False
         if out:
@@ -480,7 +444,7 @@ class Connection(asyncio.Protocol):
 
     def _take_pieces(
         self,
-        exchange: Exchange,
+        exchange: http_exchange.Exchange,
         response: messages.Response,
         stream: streams.Stream,
         out: list[bytes | bytearray | memoryview],
@@ -576,7 +540,3 @@ class Connection(asyncio.Protocol):
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
-
-
-def _too_late(_response: messages.Response) -> None:
-    """A request that nobody handles yet, or that has its answer, takes none."""

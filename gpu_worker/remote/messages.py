@@ -46,7 +46,9 @@ def _others(record: type[Any], apart: Sequence[str]) -> tuple[str, ...]:
 
 # Read off the border, so that a new field needs no word here.
 _TENSOR = _others(border.Tensor, ["data"])
-_REQUEST = _others(border.InferRequest, ["model", "version", "inputs", "outputs", "reply", "cancelled", "on_cancel"])
+_REQUEST = _others(
+    border.InferRequest, ["model", "version", "inputs", "outputs", "reply", "cancelled", "on_cancel", "form"]
+)
 _RESPONSE = _others(border.InferResponse, ["model_name", "model_version", "outputs"])
 _OUTPUT = _others(border.RequestedOutput, [])
 _tensor_fields = operator.attrgetter(*_TENSOR)

@@ -25,11 +25,7 @@ class Forwarding:
     def __init__(self, pattern: str = "") -> None:
         """The pattern must match a whole name; case does not count unless it says `(?-i)`. Raises InferenceError."""
         self._pattern = _compiled(pattern) if pattern else None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any header may be forwarded."""
-        return self._pattern is not None
+        self.is_on = self._pattern is not None
 
     def add(
         self, parameters: Mapping[str, border.Parameter], headers: Iterable[tuple[str, str]]

@@ -48,9 +48,10 @@ class Intake:
             raise border.InferenceError(
                 border.ErrorKind.UNAVAILABLE, f"Server has {self._in_flight} requests in flight; try again later"
             )
+        if not self._in_flight:
+            self._idle.clear()
         self._in_flight += 1
         self._taken += 1
-        self._idle.clear()
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(request)

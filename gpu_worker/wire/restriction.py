@@ -32,11 +32,10 @@ class Restriction:
         """`keys` has, for each restricted API, the lower-case name of a header and its value."""
         self._kind = kind
         self._keys = {api: (name, value.encode()) for api, (name, value) in keys.items()}
+        self.is_on = bool(keys)
 
     def check(self, api: str, shown: Callable[[str], bytes]) -> None:
         """`shown` gives the value of a header, empty where it was not sent. Raises InferenceError UNAVAILABLE."""
-        if not self._keys:
-            return
         found = self._keys.get(api)
         if found is not None and not hmac.compare_digest(shown(found[0]), found[1]):
             raise border.InferenceError(

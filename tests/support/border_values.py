@@ -71,6 +71,7 @@ def requests() -> st.SearchStrategy[border.InferRequest]:
         reply=st.just(unanswered),
         cancelled=st.just(False),  # noqa: FBT003 - hypothesis' form
         on_cancel=st.none(),
+        form=st.none(),
     )
 
 

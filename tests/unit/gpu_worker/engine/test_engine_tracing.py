@@ -44,7 +44,7 @@ def ask(tracing: tracer.Tracer, count: int = 1, model: str = "m", data: bytes = 
 
         request = border.InferRequest(model, "", str(number), [tensor], [], {}, reply)
         request.received = border.Received("HTTP", 5, 6)
-        each = work.Work(request, asyncio.new_event_loop(), 7, (tensor,), None, 1, (), None)
+        each = work.Work(request, asyncio.new_event_loop(), 7, (tensor,), None, 1, (), None, work.NOTHING, work.NOTHING)
         each.loop.close()
         if tracing.on:
             tracing.begin(dataclasses.replace(MODEL, name=model), each)

@@ -54,7 +54,7 @@ def template(raw: bytes) -> heads.Template | None:
     parsed = Parsed(raw)
     if not parsed.done:
         return None
-    return heads.Template.of(raw, b"POST", parsed.target, parsed.headers)
+    return heads.Template.of(raw, b"POST", parsed.target, parsed.headers, parallel=True)
 
 
 @st.composite
