@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from gpu_worker import core, logs, metrics, ready
+from gpu_worker import core, listener, logs, metrics, ready
 from gpu_worker import settings as worker_settings
 from gpu_worker.engine import border
 from gpu_worker.grpc import grpcio
@@ -205,13 +205,13 @@ class Fronts:
         server = http_server.Server(self._api, self._intake, http.limits)
         self._servers.append(server)
         context = tls.context(*http.tls) if http.tls else None
-        return await server.start(http_server.Listen(http.address, http.port, context, http.reuse_port))
+        return await server.start(listener.Listen(http.address, http.port, context, http.reuse_port))
 
     async def _start_metrics(self, settings: worker_settings.Metrics) -> int:
         self._metrics = metrics.Metrics(self._engine, settings.switches)
         server = http_server.Server(self._metrics, self._intake, http_limits.Limits(body_bytes=0))
         self._servers.append(server)
-        return await server.start(http_server.Listen(settings.address, settings.port))
+        return await server.start(listener.Listen(settings.address, settings.port))
 
 
 def exit_at_once(status: int) -> None:

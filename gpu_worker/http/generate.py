@@ -81,29 +81,43 @@ class _Reply:
         self._request = request
         self._model = model
         self._leaving = leaving
+        self._done = False
 
     def __call__(self, answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
         if final:
             self._intake.finished()
+        if self._done:
+            return
+        if isinstance(answer, border.InferenceError):
+            self._fail(answer.bare())
+            return
         try:
             self.take(answer, final=final)
         except border.InferenceError as error:
-            self.fail(error.bare())
+            self._fail(error.bare())
         except Exception:
             log.exception("http.generate_failed")
-            self.fail(border.InferenceError(border.ErrorKind.INTERNAL, "Internal error; the server's log says more"))
+            self._fail(border.InferenceError(border.ErrorKind.INTERNAL, "Internal error; the server's log says more"))
+        else:
+            self._done |= final
 
-    def take(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
+    def take(self, answer: border.InferResponse, *, final: bool) -> None:
         """Raises InferenceError for what the client is told instead."""
         raise NotImplementedError
 
-    def fail(self, error: border.InferenceError) -> None:
-        """Tells the client, and gives the request up."""
+    def tell(self, error: border.InferenceError) -> None:
+        """The last that the client hears."""
         raise NotImplementedError
 
-    def cancel(self) -> None:
+    def give_up(self) -> None:
+        """No more is wanted from the engine."""
+        self._done = True
         if self._request.inference is not None:
             self._request.inference.cancel()
+
+    def _fail(self, error: border.InferenceError) -> None:
+        self.give_up()
+        self.tell(error)
 
     def answer(self, response: messages.Response) -> None:
         response.close = self._leaving()
@@ -116,13 +130,8 @@ class _One(_Reply):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._found: border.InferResponse | None = None
-        self._done = False
 
-    def take(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
-        if self._done:
-            return
-        if isinstance(answer, border.InferenceError):
-            raise answer
+    def take(self, answer: border.InferResponse, *, final: bool) -> None:
         if answer.outputs:
             if self._found is not None:
                 raise self._wrong("more")
@@ -130,12 +139,9 @@ class _One(_Reply):
         if final:
             if self._found is None:
                 raise self._wrong("none")
-            self._done = True
             self.answer(messages.Response(200, (generation.encode(self._found),), messages.JSON))
 
-    def fail(self, error: border.InferenceError) -> None:
-        self._done = True
-        self.cancel()
+    def tell(self, error: border.InferenceError) -> None:
         self.answer(messages.failure(error))
 
     def _wrong(self, count: str) -> border.InferenceError:
@@ -151,13 +157,8 @@ class _Events(_Reply):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._stream: streams.Stream | None = None
-        self._done = False
 
-    def take(self, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
-        if self._done:
-            return
-        if isinstance(answer, border.InferenceError):
-            raise answer
+    def take(self, answer: border.InferResponse, *, final: bool) -> None:
         event = _event(generation.encode(answer)) if answer.outputs else b""
         stream = self._begun()
         if event and not stream.push(event):
@@ -166,12 +167,9 @@ class _Events(_Reply):
                 f"the client reads too slowly: more than {streams.MOST_BYTES} bytes of responses wait",
             )
         if final:
-            self._done = True
             stream.end()
 
-    def fail(self, error: border.InferenceError) -> None:
-        self._done = True
-        self.cancel()
+    def tell(self, error: border.InferenceError) -> None:
         if self._stream is None:
             self.answer(messages.failure(error))
         else:
@@ -179,13 +177,9 @@ class _Events(_Reply):
 
     def _begun(self) -> streams.Stream:
         if self._stream is None:
-            self._stream = streams.Stream(self._gone)
+            self._stream = streams.Stream(self.give_up)
             self.answer(messages.Response(200, content_type=EVENTS, headers=_UNCACHED, stream=self._stream))
         return self._stream
-
-    def _gone(self) -> None:
-        self._done = True
-        self.cancel()
 
 
 def _event(data: bytes) -> bytes:

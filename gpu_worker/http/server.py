@@ -6,13 +6,11 @@ Must never know the routes: an Application does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import ssl
 from typing import Protocol
 
 import structlog
 
+from gpu_worker import listener
 from gpu_worker.http import limits as http_limits
 from gpu_worker.http import messages, protocol
 from gpu_worker.wire import intake as wire_intake
@@ -40,47 +38,25 @@ class Application(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Listen:
-    """Where to listen; port 0 takes a free one."""
-
-    address: str
-    port: int
-    tls: ssl.SSLContext | None = None
-    reuse_port: bool = False
-
-
-class Server:
+class Server(listener.Listener["protocol.Connection"]):
     """One listening socket and its connections."""
 
     def __init__(
         self, application: Application, intake: wire_intake.Intake, limits: http_limits.Limits | None = None
     ) -> None:
         self.limits = limits or http_limits.Limits()
+        super().__init__(self.limits)
         self.intake = intake
         self.secure = False
         self.draining = False
         self._application = application
-        self._connections: set[protocol.Connection] = set()
-        self._empty = asyncio.Event()
-        self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def start(self, listen: Listen) -> int:
+    async def start(self, listen: listener.Listen) -> int:
         """Listens; returns the bound port. OSError when the address cannot be had."""
-        loop = asyncio.get_running_loop()
         self.secure = listen.tls is not None
-        self._listener = await loop.create_server(
-            lambda: protocol.Connection(self),
-            listen.address,
-            listen.port,
-            ssl=listen.tls,
-            ssl_handshake_timeout=self.limits.head_timeout_s if listen.tls else None,
-            backlog=1024,
-            reuse_port=listen.reuse_port or None,
-        )
+        port = await self.bind(listen, lambda: protocol.Connection(self), self.limits.head_timeout_s)
         self._sweep()
-        port: int = self._listener.sockets[0].getsockname()[1]
         return port
 
     def parallel(self, request: messages.Request) -> bool:
@@ -94,47 +70,31 @@ class Server:
             log.exception("http.handler_failed", method=request.method.decode(), target=repr(request.target[:200]))
             request.answer(messages.refusal(500, "Internal error; the server's log says more"))
 
-    def joined(self, connection: protocol.Connection) -> bool:
-        """Notes a connection; False when there are too many."""
-        self._connections.add(connection)
-        self._empty.clear()
-        return len(self._connections) <= self.limits.connections
-
-    def left(self, connection: protocol.Connection) -> None:
-        self._connections.discard(connection)
-        if not self._connections:
-            self._empty.set()
-
     def drain(self) -> None:
         """Stops accepting; each connection ends with its next answer."""
         self.draining = True
-        if self._listener:
-            self._listener.close()
+        self.stop_accepting()
 
     async def quiet(self) -> None:
         """Returns once every connection has gone, or none has asked anything for a moment."""
         quiet_since_s = None
         loop = asyncio.get_running_loop()
-        while self._connections:
-            if not all(connection.idle for connection in self._connections):
+        while self.connections:
+            if not all(connection.idle for connection in self.connections):
                 quiet_since_s = None
             elif quiet_since_s is None:
                 quiet_since_s = loop.time()
             elif loop.time() - quiet_since_s >= _QUIET_S:
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await self._empty.wait()
+            await self.gone(_LOOK_S)
 
     async def close(self) -> None:
         """Ends what is idle at once, the rest when its last bytes are out or `linger_s` is over."""
         self.drain()
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             connection.end_when_idle()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.linger_s if self._connections else 0):
-                await self._empty.wait()
-        for connection in tuple(self._connections):
+        await self.gone(self.limits.linger_s)
+        for connection in tuple(self.connections):
             connection.abort()
         if self._sweeper:
             self._sweeper.cancel()
@@ -142,7 +102,7 @@ class Server:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in tuple(self._connections):
+        for connection in tuple(self.connections):
             if connection.deadline <= now:
                 connection.expire()
             elif connection.idle_since_s + _IDLE_S <= now and self._application.leaving(connection.target):

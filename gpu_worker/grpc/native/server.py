@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from gpu_worker import listener
 from gpu_worker.engine import border
 from gpu_worker.grpc import calls, guard, health, listen, reflection, service
 from gpu_worker.grpc.native import deadlines, exchange, heads, strangers, streaming, turns, unary
@@ -128,7 +129,7 @@ class Server:
         where = self._listen
         secure = _context(where.tls) if where.tls else None
         try:
-            port = await self.http2.start(http2_server.Listen(where.address, where.port, secure, where.reuse_port))
+            port = await self.http2.start(listener.Listen(where.address, where.port, secure, where.reuse_port))
         except OSError as error:
             raise OSError(f"cannot listen for gRPC on {where.address}:{where.port}: {error}") from error
         self._sweep()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,8 @@ _INFER = tensors.ask("idle", body([ONE]))
 
 
 def cases() -> Iterator[Case]:
-    yield from case.named("repository", [*_index(), *_load(), *_unload(), *_configs(), *_files(), *_bodies()])
+    groups = (_index(), _named(), _load(), _failed(), _unload(), _configs(), _files(), _bodies())
+    yield from case.named("repository", list(itertools.chain.from_iterable(groups)))
     yield from case.named("control", list(_control()))
 
 
@@ -48,68 +50,33 @@ def unload_rpc(model: str, **parameters: Any) -> case.Rpc:
 def _index() -> Iterator[Case]:
     """All models: whichever ran before this, a model that was touched stays so; states are those after a load of all."""
     touched = (load("idle"), unload("idle"))
-    for name, row, told in (("ready", "models that are ready", {"ready": True}),):
-        yield Case(
-            id=f"http/{name}", section=_SECTION, row=row, before=touched, call=case.post("/v2/repository/index", told)
-        )
-        request = pb.RepositoryIndexRequest(ready=True)
-        yield Case(
-            id=f"grpc/{name}", section=_SECTION, row=row, before=touched, call=case.rpc("RepositoryIndex", request)
-        )
-    yield Case(
-        id="http/ready-after-load",
-        section=_SECTION,
-        row="models that are ready",
-        before=(load("idle"),),
-        call=case.post("/v2/repository/index", {"ready": True}),
-        after=(unload("idle"),),
-    )
+    row, ready = "models that are ready", case.post("/v2/repository/index", {"ready": True})
+    yield Case(id="http/ready", section=_SECTION, row=row, before=touched, call=ready)
+    request = case.rpc("RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
+    yield Case(id="grpc/ready", section=_SECTION, row=row, before=touched, call=request)
+    loaded, unloaded = (load("idle"),), (unload("idle"),)
+    yield Case(id="http/ready-after-load", section=_SECTION, row=row, before=loaded, call=ready, after=unloaded)
     bad = (("not-json", b"{not"), ("array", b"[1]"), ("ready-word", b'{"ready": "yes"}'))
+    row = "an index request that is no JSON object or of a wrong type"
     for name, text in bad:
-        yield Case(
-            id=f"http/{name}",
-            section=_SECTION,
-            row="an index request that is no JSON object or of a wrong type",
-            call=case.post("/v2/repository/index", text),
-        )
-    yield Case(
-        id="http/named-index",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.post("/v2/repository/mine/index"),
-    )
-    yield Case(
-        id="http/named-load",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.post("/v2/repository/mine/models/idle/load"),
-    )
-    yield Case(
-        id="http/named-unload",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.post("/v2/repository/mine/models/idle/unload"),
-    )
-    yield Case(
-        id="grpc/named-index",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.rpc("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="mine")),
-    )
-    yield Case(
-        id="grpc/named-load",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.rpc("RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="mine", model_name="idle")),
-    )
-    yield Case(
-        id="grpc/named-unload",
-        section=_SECTION,
-        row="a repository's name",
-        call=case.rpc(
+        yield Case(id=f"http/{name}", section=_SECTION, row=row, call=case.post("/v2/repository/index", text))
+
+
+def _named() -> Iterator[Case]:
+    calls: dict[str, case.Call] = {
+        "http/named-index": case.post("/v2/repository/mine/index"),
+        "http/named-load": case.post("/v2/repository/mine/models/idle/load"),
+        "http/named-unload": case.post("/v2/repository/mine/models/idle/unload"),
+        "grpc/named-index": case.rpc("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="mine")),
+        "grpc/named-load": case.rpc(
+            "RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="mine", model_name="idle")
+        ),
+        "grpc/named-unload": case.rpc(
             "RepositoryModelUnload", pb.RepositoryModelUnloadRequest(repository_name="mine", model_name="idle")
         ),
-    )
+    }
+    for name, call in calls.items():
+        yield Case(id=name, section=_SECTION, row="a repository's name", call=call)
 
 
 def _load() -> Iterator[Case]:
@@ -137,7 +104,6 @@ def _load() -> Iterator[Case]:
         yield Case(id=f"http/load-{name}", section=_SECTION, row=row, call=load(model), text=text)
         real = "../idle" if model.startswith(".") else model
         yield Case(id=f"grpc/load-{name}", section=_SECTION, row=row, call=load_rpc(real), text=text)
-    yield from _failed()
     yield Case(id="grpc/load-no-name", section=_SECTION, row="load without a name", call=load_rpc(""), text=Text.EXACT)
 
 

@@ -308,33 +308,6 @@ async def test_a_name_in_two_repositories_is_not_served(repository: pathlib.Path
         await engine.close()
 
 
-async def test_the_index_reads_each_repository_once(
-    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every probe of a sidecar asks for it, and a repository may hold very many models on a slow volume."""
-    second = tmp_path / "second"
-    for root, name in ((repository, "a"), (repository, "b"), (second, "b")):
-        onnx_models.put(root, name, onnx_models.identity())
-    engine = core.Core.create(core.Options(repositories=(repository, second), control=client.EXPLICIT))
-    try:
-        await engine.start()
-        read: list[str] = []
-        scandir = os.scandir
-
-        def noting(path: str) -> object:
-            read.append(str(path))
-            return scandir(path)
-
-        monkeypatch.setattr(os, "scandir", noting)
-        assert [(each.name, each.state) for each in await engine.index(ready=False)] == [
-            ("a", ""),
-            ("b", "UNAVAILABLE"),
-        ]
-        assert read == [str(repository), str(second)]
-    finally:
-        await engine.close()
-
-
 async def test_an_override_holds_until_the_next_load(repository: pathlib.Path) -> None:
     onnx_models.put(repository, "m", onnx_models.scale(2), config="max_batch_size: 8")
     async with client.running(repository, control=client.EXPLICIT, load_at_start=("m",)) as asking:

@@ -197,3 +197,30 @@ async def test_nobody_loads_by_hand_while_polling(repository: pathlib.Path) -> N
                 await call
             assert refused.value.kind is border.ErrorKind.UNAVAILABLE
             assert refused.value.message == "explicit model load / unload is not allowed if polling is enabled"
+
+
+async def test_the_index_reads_each_repository_once(
+    repository: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every probe of a sidecar asks for it, and a repository may hold very many models on a slow volume."""
+    second = tmp_path / "second"
+    for root, name in ((repository, "a"), (repository, "b"), (second, "b")):
+        onnx_models.put(root, name, onnx_models.identity())
+    engine = core.Core.create(core.Options(repositories=(repository, second), control=client.EXPLICIT))
+    try:
+        await engine.start()
+        read: list[str] = []
+        scandir = os.scandir
+
+        def noting(path: str) -> object:
+            read.append(str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", noting)
+        assert [(each.name, each.state) for each in await engine.index(ready=False)] == [
+            ("a", ""),
+            ("b", "UNAVAILABLE"),
+        ]
+        assert read == [str(repository), str(second)]
+    finally:
+        await engine.close()

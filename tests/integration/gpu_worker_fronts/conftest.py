@@ -15,7 +15,7 @@ from typing import Any
 import httptools
 import pytest
 
-from gpu_worker import core
+from gpu_worker import core, listener
 from gpu_worker.grpc import grpcio, listen
 from gpu_worker.grpc.native import server as native
 from gpu_worker.http import api
@@ -155,7 +155,7 @@ async def serve(repository: pathlib.Path, frontend: str) -> AsyncIterator[Serve]
         stack.push_async_callback(http.close)
         calls = FRONTENDS[frontend](engine, intake, listen.Listen("127.0.0.1", 0), rules)
         stack.push_async_callback(calls.stop, 0)
-        http_port = await http.start(http_server.Listen("127.0.0.1", 0))
+        http_port = await http.start(listener.Listen("127.0.0.1", 0))
         front = Front(engine, intake, http, http_port, calls, await calls.start())
         stack.push_async_callback(front.disconnect)
         return front

@@ -259,6 +259,6 @@ async def test_a_flood_beyond_the_limit_is_turned_away_and_what_is_there_is_serv
         assert await turned.ended()
     assert (await clients[0].ask(raw_requests.http())).status == 200
     clients.pop().writer.close()
-    await until(lambda: len(front.http._connections) == 19)
+    await until(lambda: len(front.http.connections) == 19)
     again = await front.connect()
     assert (await again.ask(raw_requests.http())).status == 200
