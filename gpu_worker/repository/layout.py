@@ -7,9 +7,11 @@ never joined to a path, so no name leads out of a repository.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterator, Sequence
 
 import structlog
@@ -98,18 +100,33 @@ class ModelDirectory:
 
 
 def _walk(folder: pathlib.Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
-    """Every file below; links are followed, but never back to one of the folders `above`."""
+    """Every file below; links are followed, but never back to one of the folders `above`.
+
+    OSError for a pipe, a socket or a device: whoever opened it might wait for ever.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not (entry.is_dir() or entry.is_file()):
+            status = _status(entry)
+            if status is None:
                 continue
-            status = entry.stat()
-            if entry.is_file():
+            if stat.S_ISREG(status.st_mode):
                 # A cache may give all its files one time: another file in the same place is told by its number.
                 yield prefix + entry.name, status.st_size, status.st_mtime_ns, status.st_ino
+            elif not stat.S_ISDIR(status.st_mode):
+                raise OSError(errno.EINVAL, f"'{prefix}{entry.name}' is neither a file nor a directory")
             elif (status.st_dev, status.st_ino) not in above:
                 inner = above | {(status.st_dev, status.st_ino)}
                 yield from _walk(pathlib.Path(entry), f"{prefix}{entry.name}/", inner)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None for a link that leads nowhere, or in a circle."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:
+            return None
+        raise
 
 
 class Repository:
@@ -177,10 +194,18 @@ def inside(base: pathlib.Path, relative: str) -> pathlib.Path:
 def _models(root: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
     except OSError as error:
         raise _unreadable(root, error) from None
     yield from (root / name for name in names)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """One odd entry must not hide all the others."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _names(root: pathlib.Path) -> set[str]:

@@ -224,3 +224,32 @@ async def test_the_index_reads_each_repository_once(
         assert read == [str(repository), str(second)]
     finally:
         await engine.close()
+
+
+async def test_a_link_in_a_circle_hides_no_other_model(repository: pathlib.Path) -> None:
+    directory = onnx_models.put(repository, "m", onnx_models.identity())
+    for place in (repository / "circle", directory / "circle", directory / "1" / "circle"):
+        place.symlink_to(place.name)
+    async with client.running(repository, control=client.EXPLICIT) as asking:
+        assert [each.name for each in await asking.engine.index(ready=False)] == ["m"]
+        await asking.engine.load("m", {})
+        with pytest.raises(border.InferenceError, match="failed to load 'circle', failed to poll"):
+            await asking.engine.load("circle", {})
+
+
+@pytest.mark.parametrize("place", ["config.pbtxt", "1/model.onnx", "labels.txt", "warmup/data", "1/link"])
+async def test_a_pipe_among_a_models_files_is_refused_and_holds_up_nobody(
+    place: str, repository: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Whoever opens one waits for a writer, which may never come."""
+    odd, pipe = onnx_models.put(repository, "odd", onnx_models.identity()), tmp_path / "pipe"
+    onnx_models.put(repository, "good", onnx_models.identity())
+    os.mkfifo(pipe)
+    (odd / place).parent.mkdir(exist_ok=True)
+    (odd / place).unlink(missing_ok=True)
+    (odd / place).symlink_to(pipe)
+    async with client.running(repository, control=client.EXPLICIT, load_thread_count=1) as asking:
+        with pytest.raises(border.InferenceError, match=f"'{place}' is neither a file nor a directory") as caught:
+            await asking.engine.load("odd", {})
+        assert caught.value.kind is border.ErrorKind.INVALID_ARGUMENT
+        await asking.engine.load("good", {})
