@@ -40,6 +40,7 @@ _EXTENSIONS = (
     "logging",
 )
 _CONTROL_DISABLED = "explicit model load / unload is not allowed if polling is enabled"
+_LEAVING_DISABLED = "clients can be sent away only where models are loaded explicitly (--model-control-mode=explicit)"
 _MOST_REGIONS = 4096
 
 log = structlog.get_logger(__name__)
@@ -211,6 +212,10 @@ class Core(border.Engine):
         self.departures.leave(name)
 
     async def leave(self, model: str) -> None:
+        """Only where somebody decides from outside what is loaded: else any client could send all others away."""
+        if self._options.control is not ControlMode.EXPLICIT:
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, _LEAVING_DISABLED)
+        log.info("clients.sent_away", model=model)
         self.departures.leave(model)
 
     def leaving(self, model: str) -> bool:

@@ -192,6 +192,21 @@ async def test_a_load_goes_on_when_its_caller_leaves(repository: pathlib.Path) -
         await asking.until(lambda: asking.engine.model_ready("m", ""))
 
 
+@pytest.mark.parametrize("control", [core.ControlMode.NONE, core.ControlMode.POLL])
+async def test_nobody_sends_clients_away_where_nobody_loads_from_outside(
+    repository: pathlib.Path, control: core.ControlMode
+) -> None:
+    """It could not be taken back: any client could so end the service of all others."""
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    async with client.running(repository, control=control) as asking:
+        for model in ("", "m"):
+            with pytest.raises(border.InferenceError, match="--model-control-mode=explicit") as caught:
+                await asking.engine.leave(model)
+            assert caught.value.kind is border.ErrorKind.UNAVAILABLE
+            assert not asking.engine.leaving("m")
+        assert await asking.engine.ready()
+
+
 async def test_a_load_whose_caller_left_counts_as_one(repository: pathlib.Path) -> None:
     onnx_models.put(repository, "m", onnx_models.scale(2))
     async with client.running(repository, control=client.EXPLICIT) as asking:
