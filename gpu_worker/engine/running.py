@@ -1,0 +1,184 @@
+"""Batches run for a scheduler: admitted requests become answers, counted and traced on the way.
+
+Decides nothing about what runs when, and delivers nothing. Whatever a request holds and whatever a model does, each
+request gets an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import structlog
+
+from gpu_worker.engine import (
+    admission,
+    border,
+    delivery,
+    execution,
+    pace,
+    regions,
+    spec,
+    statistics,
+    trace,
+    tracing,
+    validation,
+    work,
+)
+from gpu_worker.runtime import port
+
+log = structlog.get_logger(__name__)
+
+Pairs = list[tuple[work.Work, delivery.Answer]]
+Learn = Callable[[Hashable, int, pace.Cost], None]
+
+
+def stopping() -> border.InferenceError:
+    """What a request gets that comes too late."""
+    return border.InferenceError(
+        border.ErrorKind.UNAVAILABLE,
+        "Server is stopping, scheduler for model has stopped accepting new inference requests",
+    )
+
+
+class Runner:
+    """Of one model version; `learn` is told the key, the items and the cost of each batch that ran.
+
+    `admit` belongs to the event loop, the rest to any thread.
+    """
+
+    def __init__(self, model: spec.ModelSpec, counters: statistics.Statistics, learn: Learn | None = None) -> None:
+        self.spec = model
+        self._admission = admission.Admission(model)
+        self._counters = counters
+        self._learn = learn
+
+    def admit(
+        self,
+        requests: Iterable[border.InferRequest],
+        loop: asyncio.AbstractEventLoop,
+        arrival_ns: int,
+        shared: regions.Regions,
+        tracer: tracing.Tracer,
+    ) -> tuple[list[work.Work], list[delivery.Answered]]:
+        """The requests that fit the model, and those that do not with the reason."""
+        works: list[work.Work] = []
+        refused: list[delivery.Answered] = []
+        for request in requests:
+            try:
+                works.append(self._admission.admit(request, loop, arrival_ns, shared))
+            except border.InferenceError as error:
+                refused.append((request.reply, error.bare()))
+            except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
+                refused.append((request.reply, _malformed(error, request.id)))
+        if refused:
+            self._counters.failed(statistics.OTHER, len(refused), 0)
+        if tracer.on:
+            for each in works:
+                tracer.begin(self.spec, each)
+        return works, refused
+
+    def execute(self, program: port.Program, works: Sequence[work.Work]) -> Pairs:
+        """The answers to one batch."""
+        started_ns = time.monotonic_ns()
+        try:
+            found, refused = execution.readable(self.spec, works)
+        except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
+            return self._failed(error, works)
+        self.fail(statistics.OTHER, [each for each, _ in refused])
+        return refused + self._run(program, found, started_ns) if found else refused
+
+    def fail(self, reason: str, works: Sequence[work.Work]) -> None:
+        """Counts requests that end without a result."""
+        if works:
+            now_ns = time.monotonic_ns()
+            self._counters.failed(reason, len(works), sum(now_ns - each.arrival_ns for each in works))
+
+    def bury(self, dead: Pairs) -> None:
+        """Answers those that must not run any more, counted before: who has an answer finds it in the statistics."""
+        if not dead:
+            return
+        for each, answer in dead:
+            cancelled = isinstance(answer, border.InferenceError) and answer.kind is border.ErrorKind.CANCELLED
+            self.fail(statistics.CANCELED if cancelled else statistics.REJECTED, [each])
+        delivery.post(dead)
+
+    def _run(self, program: port.Program, works: Sequence[work.Work], started_ns: int) -> Pairs:
+        try:
+            outcome = execution.run(program, self.spec, works, started_ns)
+        except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
+            return self._failed(error, works)
+        answered = list(zip(works, outcome.answers, strict=True))
+        self._count(answered, started_ns, outcome)
+        for each, answer in answered:
+            if each.trace is not None:
+                _note(each.trace, each, answer, started_ns, outcome.timings)
+        return answered
+
+    def _failed(self, error: Exception, works: Sequence[work.Work]) -> Pairs:
+        log.warning("execution.failed", model=self.spec.name, version=self.spec.version, error=str(error))
+        self.fail(statistics.BACKEND, works)
+        internal = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
+        return [(each, validation.with_id(internal, each.request.id)) for each in works]
+
+    def _count(self, answered: Pairs, started_ns: int, outcome: execution.Outcome) -> None:
+        now_ns = time.monotonic_ns()
+        items = sum(each.size for each, _ in answered)
+        served = [each for each, answer in answered if isinstance(answer, border.InferResponse)]
+        self._counters.executed(
+            statistics.Executed(
+                items=items,
+                waits_ns=[started_ns - each.arrival_ns for each in served],
+                lives_ns=[now_ns - each.arrival_ns for each in served],
+                timings=outcome.timings,
+            )
+        )
+        if self._learn is not None:
+            self._learn(answered[0][0].key, items, outcome.cost)
+        if len(served) < len(answered):
+            # It ran, but its output does not fit where it was to go.
+            self.fail(
+                statistics.OTHER, [each for each, answer in answered if isinstance(answer, border.InferenceError)]
+            )
+
+
+class Ordered:
+    """Lets batches leave in the order in which they were taken, whichever instance is done first."""
+
+    def __init__(self, post: Callable[[Pairs], None]) -> None:
+        self._post = post
+        self._lock = threading.Lock()
+        self._issued = 0
+        self._next = 0
+        self._done: dict[int, Pairs] = {}
+
+    def ticket(self) -> int:
+        """The place of the batch just taken; asked for while the queue is locked."""
+        self._issued += 1
+        return self._issued - 1
+
+    def deliver(self, ticket: int, answers: Pairs) -> None:
+        # Posted under the lock: otherwise a later batch could overtake on its way to the loop.
+        with self._lock:
+            self._done[ticket] = answers
+            while (ready := self._done.pop(self._next, None)) is not None:
+                self._next += 1
+                if ready:
+                    self._post(ready)
+
+
+def _note(
+    found: trace.Trace, each: work.Work, answer: delivery.Answer, started_ns: int, timings: statistics.Timings
+) -> None:
+    """What a trace tells of an execution."""
+    found.computed(started_ns, timings)
+    found.show("TENSOR_BACKEND_INPUT", filter(None, each.inputs))
+    if isinstance(answer, border.InferResponse):
+        found.show("TENSOR_BACKEND_OUTPUT", answer.outputs)
+
+
+def _malformed(error: Exception, request_id: str) -> border.InferenceError:
+    malformed = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
+    return validation.with_id(malformed, request_id)
