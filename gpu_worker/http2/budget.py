@@ -27,10 +27,11 @@ class Budget:
         self._pinged_at_s = -math.inf
         self._strikes = 0
 
-    def sent(self) -> None:
-        """Headers or data went to the client: what it sends now may be about them, and a few frames for each."""
+    def sent(self, count: int = 1) -> None:
+        """Frames of headers or data went to the client: what it sends now may be about them, and a few for each."""
         idle = self.idle_frames
-        self.idle_frames = -_ANSWERS if idle > 0 else max(idle - _ANSWERS, _MOST_CREDIT)
+        credit = count * _ANSWERS
+        self.idle_frames = -credit if idle > 0 else max(idle - credit, _MOST_CREDIT)
         self._pinged_at_s = -math.inf
         self._strikes = 0
 

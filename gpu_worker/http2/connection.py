@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from gpu_worker.http2 import codes, session, streams, watch
 from gpu_worker.http2 import limits as http2_limits
 
 _JOINED_BYTES = 2**17
-_LARGE_BYTES = 2**13
+# Pieces that are larger on average are not copied.
+_LARGE_BYTES = 2**11
 
 
 class Host(Protocol):
@@ -124,10 +125,10 @@ class Connection(asyncio.Protocol):
             return
         while out := sender.take():
             total = sum(map(len, out))
-            if total <= _JOINED_BYTES:
+            if total <= _JOINED_BYTES or total < _LARGE_BYTES * len(out):
                 transport.write(b"".join(out))
             else:
-                transport.writelines(_runs(out))
+                transport.writelines(out)
             sender.pump()
         self._flushing = False
         if self.session.ended:
@@ -157,21 +158,6 @@ class Connection(asyncio.Protocol):
         if unsent >= self._unsent_bytes:
             self.abort()
         self._stuck_since_s, self._unsent_bytes = now_s, unsent
-
-
-def _runs(out: list[streams.Buffer]) -> Iterator[streams.Buffer]:
-    """The same bytes with small pieces joined and large ones left alone."""
-    run: list[streams.Buffer] = []
-    for piece in out:
-        if len(piece) < _LARGE_BYTES:
-            run.append(piece)
-        else:
-            if run:
-                yield b"".join(run)
-                run = []
-            yield piece
-    if run:
-        yield b"".join(run)
 
 
 def _speaks_http2(transport: asyncio.BaseTransport) -> bool:

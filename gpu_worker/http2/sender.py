@@ -1,6 +1,6 @@
 """What goes out on one connection, in which order, and as far as the client's windows let it. Pure.
 
-Control frames and heads go at once; data waits for windows and for the socket, and streams take turns, a frame each.
+Control frames and heads go at once; data waits for windows and for the socket, and streams take turns, a few frames each.
 Must never hand the socket more than it takes: what waits here is counted and bounded by those who ask to send.
 """
 
@@ -15,8 +15,9 @@ from gpu_worker.http2 import codes, flow, frames, hpack
 from gpu_worker.http2 import limits as http2_limits
 from gpu_worker.http2.streams import Buffer, Stream
 
-# Larger frames would keep others waiting without saving anything.
+# Larger frames would keep others waiting without saving anything; of smaller ones so many bytes are a turn.
 _MOST_FRAME_BYTES = 2**18
+_TURN_BYTES = 2**16
 _HEADER = struct.Struct(">BHBBL").pack
 
 
@@ -118,7 +119,7 @@ class Sender:
             self._ready.pop(stream.id, None)
 
     def pump(self) -> None:
-        """Moves what may go to `out`, a frame of each stream in turn."""
+        """Moves what may go to `out`, each stream in turn."""
         ready = self._ready
         while ready and self.window > 0 and not self.held and self._out_bytes < self._limits.write_buffer_bytes:
             identifier = next(iter(ready))
@@ -175,27 +176,47 @@ class Sender:
             self._ready[stream.id] = stream
 
     def _put_data(self, stream: Stream) -> None:
-        """One DATA frame of what waits, as large as the windows and the frame size let it be."""
-        pending = stream.pending
-        assert pending
-        size = min(stream.pending_bytes, stream.window, self.window, self.frame_bytes)
-        self.control(_HEADER(size >> 16, size & 0xFFFF, 0, 0, stream.id))
-        room = size
-        while room:
-            part = pending.popleft()
-            if len(part) > room:
-                whole = memoryview(part)
-                pending.appendleft(whole[room:])
-                part = whole[:room]
-            self.out.append(part)
-            room -= len(part)
+        """A turn of what waits, in frames as large as the windows and the peer let them be."""
+        turn = max(self.frame_bytes, _TURN_BYTES)
+        size = min(stream.pending_bytes, stream.window, self.window, turn)
+        if not self.out:
+            self.wake()
+        count = self._move(stream, size)
         stream.window -= size
         stream.pending_bytes -= size
         stream.progress_s = self.progress_s = self._clock()
         self.window -= size
         self.unsent_bytes -= size
         self._out_bytes += size
-        self._sent()
+        self.sent += 1
+        self._budget.sent(count)
+
+    def _move(self, stream: Stream, size: int) -> int:
+        """Frames of `size` bytes go to `out`; returns how many."""
+        pending, out, most = stream.pending, self.out, self.frame_bytes
+        assert pending is not None
+        full = _HEADER(most >> 16, most & 0xFFFF, 0, 0, stream.id)
+        count = -(-size // most)
+        while size:
+            room = min(size, most)
+            size -= room
+            out.append(full if room == most else _HEADER(room >> 16, room & 0xFFFF, 0, 0, stream.id))
+            while room:
+                part = pending.popleft()
+                if len(part) <= room:
+                    out.append(part)
+                    room -= len(part)
+                    continue
+                whole = memoryview(part)
+                out.append(whole[:room])
+                at, room = room, 0
+                while size >= most and len(whole) - at >= most:
+                    out += (full, whole[at : at + most])
+                    at += most
+                    size -= most
+                if at < len(whole):
+                    pending.appendleft(whole[at:])
+        return count
 
     def _emptied(self, stream: Stream) -> None:
         self.waiting.pop(stream.id, None)

@@ -116,10 +116,10 @@ class Session:
         inflow.owed += size
         if inflow.owed >= inflow.quarter or inflow.owed >= inflow.left:
             self.credit(0)
-        if not (stream.remote_closed or stream.local_closed):
-            increment = stream.consumed(size)
-            if increment:
-                self.sender.control(frames.window_update(stream.id, increment))
+        stream.owed += size
+        if stream.owed >= stream.quarter and not (stream.remote_closed or stream.local_closed):
+            increment = stream.consumed(0)
+            self.sender.control(frames.window_update(stream.id, increment))
 
     def kept(self, size: int) -> int:
         returned = max(0, min(size, self.limits.unread_bytes - self._unread_bytes))

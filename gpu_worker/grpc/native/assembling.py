@@ -33,6 +33,16 @@ class Assembler:
         """Whether a message has begun and not ended."""
         return bool(self._prefix) or self._left >= 0
 
+    def grew(self, piece: border.Buffer) -> bool:
+        """`add` of a piece in the midst of a message, without its further work; False for any other, and nothing is done."""
+        size_bytes = len(piece)
+        if not _SMALL_BYTES <= size_bytes < self._left or not self._intake.hold(size_bytes):
+            return False
+        self._held_bytes += size_bytes
+        self._left -= size_bytes
+        self._parts.append(piece)
+        return True
+
     def add(self, piece: border.Buffer) -> list[tuple[bool, border.Buffer]]:
         """The messages that `piece` completes, and whether they are compressed.
 

@@ -165,6 +165,13 @@ class Exchange:
         self._booked_bytes -= size_bytes
         self.front.intake.let_go(size_bytes)
 
+    def grows(self, piece: streams.Buffer) -> bool:
+        """Whether `piece` came in the midst of a message and all of `add` is done for it: so come most of large ones."""
+        if self._assembler is None or not self._assembler.grew(piece):
+            return False
+        self.front.gathering[self] += len(piece) / self.front.limits.least_bytes_per_s
+        return True
+
     def add(self, piece: streams.Buffer) -> list[tuple[bool, streams.Buffer]]:
         """The messages that `piece` completes; none after a failure, which is told."""
         if self.answered:

@@ -73,8 +73,9 @@ class Streaming(exchange.Exchange):
             self.stream.taken(len(piece))
             return
         self._owed_bytes += len(piece)
-        for compressed, message in self.add(piece):
-            self._queue(compressed, message)
+        if ended or not self.grows(piece):
+            for compressed, message in self.add(piece):
+                self._queue(compressed, message)
         if self._waiting:
             self._returned_bytes += self.stream.keep(len(piece))
         else:

@@ -36,6 +36,8 @@ class Whole(exchange.Exchange):
     def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
         size = len(piece)
         self.stream.taken(size)
+        if not ended and self.grows(piece):
+            return
         # Most requests are one message in one frame.
         if (
             ended

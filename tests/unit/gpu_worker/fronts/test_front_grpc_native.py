@@ -221,6 +221,24 @@ async def test_a_message_in_tiny_pieces_is_kept_in_one() -> None:
     assert made.add(b"y") == [(False, b"x" * 4999 + b"y")]
 
 
+async def test_pieces_in_the_midst_of_a_message_need_no_closer_look() -> None:
+    bounds = intake(2**20)
+    made = assembling.Assembler(bounds, 2**21)
+    assert not made.grew(bytes(2**14))
+    data = wire(bytes(range(256)) * 2**12)
+    assert made.add(data[:5000]) == []
+    assert made.grew(data[5000:20000])
+    assert bounds._held_bytes == 20000
+    # Neither what is small, nor what is the last, nor what there is no room for.
+    assert not made.grew(data[20000:20500])
+    assert not made.grew(data[20000:])
+    assert bounds.hold(2**20 - 30000)
+    assert not made.grew(data[20000:40000])
+    bounds.let_go(2**20 - 30000)
+    ((_, message),) = made.add(data[20000:])
+    assert message == data[5:]
+
+
 async def test_bad_prefixes_are_refused() -> None:
     with pytest.raises(border.InferenceError, match="compressed flag"):
         assembling.Assembler(intake(), 10).add(b"\x02\0\0\0\0")

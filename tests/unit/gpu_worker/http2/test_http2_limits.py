@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -336,16 +337,20 @@ def test_a_window_that_settings_make_too_large_breaks_the_connection() -> None:
     assert peer.error()[0] is Code.FLOW_CONTROL_ERROR
 
 
-def test_streams_take_turns_a_frame_each() -> None:
+def test_streams_take_turns_of_64_kib_each() -> None:
     peer = quiet()
-    peer.send(opening(1, END), opening(3, END), frame(codes.WINDOW_UPDATE, 0, 0, long(2**20)))
+    peer.send(settings((4, 2**20)), opening(1, END), opening(3, END), frame(codes.WINDOW_UPDATE, 0, 0, long(2**20)))
     peer.session.sender.held = True
     for stream in (1, 3):
-        peer.application.handlers[stream].stream.respond(HEAD, [bytes(40000)], 40000, TRAILERS)
+        peer.application.handlers[stream].stream.respond(HEAD, [bytes(140000)], 140000, TRAILERS)
     peer.session.sender.held = False
     peer.session.sender.pump()
-    order = [(each.stream, len(each.payload)) for each in peer.said() if each.kind == codes.DATA]
-    assert order == [(1, 16384), (3, 16384), (1, 16384), (3, 16384), (1, 7232), (3, 7232)]
+    frames = [(each.stream, len(each.payload)) for each in peer.said() if each.kind == codes.DATA]
+    turns = [
+        [stream, sum(size for _, size in group)] for stream, group in itertools.groupby(frames, lambda each: each[0])
+    ]
+    assert turns == [[1, 65536], [3, 65536], [1, 65536], [3, 65536], [1, 8928], [3, 8928]]
+    assert max(size for _, size in frames) == 16384
 
 
 def test_a_held_up_call_is_told_when_there_is_room() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpu_worker.http2 import codes, frames, hpack, session
 from gpu_worker.http2 import limits as http2_limits
 from gpu_worker.http2.codes import Code
 from tests.support import http2_peer
-from tests.support.http2_peer import REQUEST, Peer, Recorder, frame, long, opening, request, settings
+from tests.support.http2_peer import HEAD, REQUEST, TRAILERS, Peer, Recorder, frame, long, opening, request, settings
 
 END = codes.END_HEADERS | codes.END_STREAM
 BLOCK = hpack.encode(REQUEST)
@@ -314,3 +317,46 @@ def test_an_application_that_raises_ends_the_connection_not_the_process() -> Non
     peer = Peer(application=Broken())
     peer.send(request(1))
     assert peer.error()[0] is Code.INTERNAL_ERROR
+
+
+def test_an_answer_in_many_frames_costs_nothing_for_each_but_its_header() -> None:
+    """Clients take 16 KiB in a frame: the frames share the tensor's memory, and no function runs for each."""
+    peer = Peer(application=Recorder(answers=False))
+    peer.send(settings((4, codes.MAX_WINDOW)), frame(codes.WINDOW_UPDATE, 0, 0, long(2**30)), opening(1))
+    peer.said()
+    tensor = bytes(range(256)) * 2**12
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    peer.application.handlers[1].stream.send(HEAD, [b"head", tensor], len(tensor) + 4)
+    pieces: list[Any] = []
+    while out := peer.session.sender.take():
+        pieces += out
+        peer.session.sender.pump()
+    sys.setprofile(None)
+    assert calls < 120
+    assert sum(piece.obj is tensor for piece in pieces if isinstance(piece, memoryview)) == 65
+    said = http2_peer.parsed(b"".join(pieces))[1:]
+    assert [len(each.payload) for each in said] == [2**14] * 64 + [4]
+    assert b"".join(each.payload for each in said) == b"head" + tensor
+
+
+@given(st.lists(st.integers(0, 90_000), max_size=4), st.integers(16384, 40_000), st.integers(1, 200_000))
+def test_an_answer_is_the_same_in_whatever_pieces_frames_and_windows(
+    sizes: list[int], frame_bytes: int, window: int
+) -> None:
+    peer = Peer(application=Recorder(answers=False))
+    peer.send(settings((4, window), (5, frame_bytes)), opening(1, END))
+    parts = [bytes([index + 1]) * size for index, size in enumerate(sizes)]
+    peer.application.handlers[1].stream.respond(HEAD, parts, sum(sizes), TRAILERS)
+    said = peer.said()
+    while said[-1].kind != codes.HEADERS or not said[-1].flags & codes.END_STREAM:
+        peer.send(frame(codes.WINDOW_UPDATE, 0, 0, long(70_001)), frame(codes.WINDOW_UPDATE, 0, 1, long(60_001)))
+        said += peer.said()
+    data = [each.payload for each in said if each.kind == codes.DATA]
+    assert b"".join(data) == b"".join(parts)
+    assert all(len(each) <= frame_bytes for each in data)
