@@ -23,7 +23,14 @@ from typing import IO
 _HEADER_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 18
 _ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+
+
+class _Outside(OSError):
+    """The archive says that something lies where nothing can; the libraries know what to make of such."""
+
+
 _BROKEN = (
+    _Outside,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -100,7 +107,10 @@ class _Sparing(io.RawIOBase):
         return self._file.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError) as error:
+            raise _Outside from error
 
 
 def _tar(packed: pathlib.Path, *, compressed: bool) -> Iterator[Entry]:
