@@ -348,7 +348,6 @@ def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: st
 
 def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
     dynamic = config.dynamic_batching
-    policy = dynamic.default_queue_policy
     sources = batch_io.sources(config)
     return spec.ModelSpec(
         name=config.name,
@@ -370,10 +369,22 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
             preferred_sizes=frozenset(dynamic.preferred_batch_size),
             max_delay_ns=dynamic.max_queue_delay_microseconds * 1000,
         ),
-        queue=spec.QueuePolicy(
-            policy.max_queue_size, policy.default_timeout_microseconds, allow_override=policy.allow_timeout_override
+        queue=_policy(dynamic.default_queue_policy),
+        priorities=spec.Priorities(
+            dynamic.priority_levels,
+            dynamic.default_priority_level,
+            {level: _policy(each) for level, each in dynamic.priority_queue_policy.items()},
         ),
         preserve_ordering=dynamic.preserve_ordering,
+    )
+
+
+def _policy(given: model_config_pb2.ModelQueuePolicy) -> spec.QueuePolicy:
+    return spec.QueuePolicy(
+        given.max_queue_size,
+        given.default_timeout_microseconds,
+        allow_override=given.allow_timeout_override,
+        delays=given.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY,
     )
 
 
