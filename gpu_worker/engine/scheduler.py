@@ -192,7 +192,7 @@ class Scheduler:
                 if self._closing and not self._queue:
                     self._crew.forget(instance)
                     return None
-                dead = _ended(self._queue.purge(now_ns))
+                dead = running.ended(self._queue.purge(now_ns))
                 if dead:
                     return _Batch([], dead, self._ticket())
                 self._wait(decision.wait_until_ns, now_ns)
@@ -200,7 +200,7 @@ class Scheduler:
     def _taken(self, count: int, now_ns: int) -> _Batch:
         taken = self._queue.take(count, now_ns)
         self._running += len(taken.works)
-        return _Batch(taken.works, _ended(taken.dead), self._ticket())
+        return _Batch(taken.works, running.ended(taken.dead), self._ticket())
 
     def _wait(self, until_ns: int | None, now_ns: int) -> None:
         """Waits for company, at most until the first deadline in the queue."""
@@ -238,19 +238,6 @@ class Scheduler:
 
 def _timed(each: work.Work) -> bool:
     return each.deadline_ns is not None or each.delay_ns is not None
-
-
-def _ended(dead: Iterable[work.Work]) -> _Pairs:
-    return [(each, _end(each)) for each in dead]
-
-
-def _end(each: work.Work) -> border.InferenceError:
-    """Why this request must not run any more."""
-    if each.request.cancelled:
-        error = border.InferenceError(border.ErrorKind.CANCELLED, "request has been cancelled")
-        return validation.with_id(error, each.request.id)
-    # In Triton's very words, which have no id here.
-    return border.InferenceError(border.ErrorKind.UNAVAILABLE, "Request timeout expired")
 
 
 def _full(each: work.Work) -> border.InferenceError:
