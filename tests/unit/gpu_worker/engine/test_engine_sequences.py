@@ -280,7 +280,7 @@ def _ask(table: sequences.Table, name: int, now_ns: int = 0, **more: int | bool)
 
 
 def _taken(table: sequences.Table, lane: sequences.Lane, now_ns: int = 0) -> list[int | str | None]:
-    return [row and row.sequence.id for row in table.take(lane, now_ns).rows]
+    return [None if row is None else row.sequence.id for row in table.take(lane, now_ns).rows]
 
 
 def test_slots_without_a_request_are_left_empty_up_to_the_last_that_has_one() -> None:
