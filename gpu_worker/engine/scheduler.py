@@ -70,15 +70,27 @@ class Scheduler:
         self._ordered = running.Ordered(self._post) if model.preserve_ordering else None
         self._steady = False
         self._crew = crew.Crew(f"{model.name}_{model.version}", self._serve)
-        self.resize(programs)
+        self.settle(self.prepare(programs))
 
-    def resize(self, programs: Sequence[port.Program]) -> None:
-        """Serves through these from now on, one instance for each entry. Does not block.
+    def prepare(self, programs: Sequence[port.Program]) -> crew.Change:
+        """Starts what is missing to serve through these, one instance for each entry; serves as before until `settle`.
+
+        Raises LoadFailed where the system refuses a thread; nothing has changed then.
+        """
+        with self._condition:
+            return self._crew.prepare(programs, begin=not self._closing)
+
+    def drop(self, change: crew.Change) -> None:
+        """Ends what was prepared, and serves on as before."""
+        self._crew.drop(change)
+
+    def settle(self, change: crew.Change) -> None:
+        """Serves as was prepared from now on. Does not block.
 
         Instances that stay go on as they are; the others end after what they run.
         """
         with self._condition:
-            self._crew.resize(programs, begin=not self._closing)
+            self._crew.settle(change)
             self._condition.notify_all()
             programs = [instance.program for instance in self._crew.instances]
             # Only what any thread may run, whatever its instance does meanwhile, can be run by the loop's.
