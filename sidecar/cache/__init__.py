@@ -1,1 +1,0 @@
-"""The content-addressed cache of a node, shared by all sidecars on it."""

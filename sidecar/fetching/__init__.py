@@ -1,1 +1,0 @@
-"""Brings the files of a model from their store into the cache."""

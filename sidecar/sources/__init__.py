@@ -1,1 +1,0 @@
-"""The stores that models are read from, one module each, behind the one port of `port`."""
