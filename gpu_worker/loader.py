@@ -7,7 +7,9 @@ change is kept: only instances that are wanted beside it are loaded.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 import pathlib
 import time
 import weakref
@@ -15,18 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
-from gpu_worker.engine import batching, border, ensemble, graph, holds, scheduler, serving, spec, statistics
-from gpu_worker.repository import (
-    backends,
-    batch_io,
-    completion,
-    configuration,
-    ensembles,
-    layout,
-    support,
-    tuning,
-    warmup,
-)
+from gpu_worker.engine import batching, border, crew, scheduler, spec, statistics
+from gpu_worker.repository import backends, batch_io, completion, configuration, layout, support, tuning, warmup
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
@@ -44,7 +36,6 @@ class Plan:
 
     `basis` is all of the configuration that a version which stays must share, `choice` the rest: instances and which
     versions. `files` are the fingerprints by version and beside them (``""``), None where files came with the load.
-    An ensemble has `steps` and nothing to load but these.
     """
 
     directory: layout.ModelDirectory
@@ -54,7 +45,6 @@ class Plan:
     basis: bytes
     choice: bytes
     files: Mapping[str, layout.Fingerprint] | None
-    steps: graph.Graph | None = None
 
     def keeps(self, version: int, earlier: Plan) -> bool:
         """Whether that version is the same as in the earlier plan, but for how many instances it has."""
@@ -78,13 +68,11 @@ class Version:
 
     spec: spec.ModelSpec
     config: _Config
-    scheduler: serving.Scheduler
+    scheduler: scheduler.Scheduler
     counters: statistics.Statistics
     cost: statistics.LoadCost
     instances: tuple[tuple[port.Device, weakref.ref[port.Program]], ...]
     gpu_uuid: str = ""
-    holds: holds.Holds = dataclasses.field(default_factory=holds.Holds)
-    steps: graph.Graph | None = None
 
     def statistics(self) -> border.ModelStatistics:
         found = self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
@@ -117,26 +105,44 @@ class _Loaded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Change:
+    """What a version that stays is to have from now on."""
+
+    version: Version
+    config: _Config
+    instances: _Instances
+    cost: statistics.LoadCost
+
+    def prepare(self) -> crew.Change:
+        return self.version.scheduler.prepare([program for _, program in self.instances])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Opened:
-    """Versions ready to take over, ascending: `fresh` ones serve already, the others stay as they are until `serve`."""
+    """Versions ready to take over, ascending: `fresh` ones serve already, the others stay as they are until `serve`.
+
+    Each change stands with what its scheduler has prepared for it: from here on nothing can fail.
+    """
 
     versions: Mapping[str, Version]
     fresh: Sequence[Version]
-    changes: Sequence[tuple[Version, _Config, _Instances]]
+    changes: Sequence[tuple[_Change, crew.Change]]
     gpu_uuid: str
 
     def serve(self) -> None:
         """Gives the versions that stay their new configuration and instances; does not block."""
-        for version, config, instances in self.changes:
-            version.config = config
-            version.instances = _held(instances)
-            version.gpu_uuid = self.gpu_uuid
-            version.scheduler.resize([program for _, program in instances])
+        for change, prepared in self.changes:
+            version = change.version
+            version.config, version.cost, version.gpu_uuid = change.config, change.cost, self.gpu_uuid
+            version.instances = _held(change.instances)
+            version.scheduler.settle(prepared)
 
     def abandon(self) -> None:
         """Ends what is fresh; what stays is as it was."""
         for version in self.fresh:
             version.scheduler.abandon()
+        for change, prepared in self.changes:
+            change.version.scheduler.drop(prepared)
 
 
 class Loader:
@@ -173,8 +179,6 @@ class Loader:
             config = configuration.from_json(name, override)
         support.check(config)
         available = directory.versions()
-        if ensembles.is_one(config):
-            return self._ensemble(directory, config, available, files)
         backends.settle(config, (entry.name for path in available.values() for entry in path.iterdir()))
         configuration.fill(config, self._runtime.gpus())
         chosen = configuration.served_versions(config, available)
@@ -187,48 +191,6 @@ class Loader:
             choice=config.SerializeToString(deterministic=True),
             files=files,
         )
-
-    def _ensemble(
-        self,
-        directory: layout.ModelDirectory,
-        config: _Config,
-        available: Mapping[int, pathlib.Path],
-        files: Mapping[str, layout.Fingerprint] | None,
-    ) -> Plan:
-        steps = ensembles.steps(config)
-        configuration.fill_common(config)
-        config.model_transaction_policy.SetInParent()
-        chosen = configuration.served_versions(config, available)
-        return Plan(
-            directory=directory,
-            config=config,
-            options=port.SessionOptions(),
-            versions={version: available[version] for version in chosen},
-            basis=_basis(config),
-            choice=config.SerializeToString(deterministic=True),
-            files=files,
-            steps=steps,
-        )
-
-    def compose(
-        self, plan: Plan, steps: graph.Graph, models: Mapping[tuple[str, str], spec.ModelSpec], find: ensemble.Find
-    ) -> Opened:
-        """The versions of an ensemble, over the composing models that serve now; `find` gives those of each request.
-
-        Raises InferenceError or port.LoadFailed where they do not fit together.
-        """
-        labels = _labels(plan)
-        observed = _observed(plan.config, self._observed)
-        versions: dict[str, Version] = {}
-        for number in sorted(plan.versions):
-            model = _spec(plan.config, str(number), labels)
-            graph.check_models(model, steps, models)
-            counters = statistics.Statistics(observed)
-            serves = ensemble.Ensemble(model, steps, find, counters)
-            versions[str(number)] = Version(
-                model, plan.config, serves, counters, statistics.LoadCost(), (), steps=steps
-            )
-        return Opened(versions, list(versions.values()), [], "")
 
     def open(self, plan: Plan, serving: Serving | None = None) -> Opened:
         """Loads every version that cannot stay. Raises InferenceError or port.LoadFailed, and may be tried again."""
@@ -243,9 +205,11 @@ class Loader:
             _warm_up(plan, specs[number], each.programs)
         changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
         gpu_uuid = self._only_gpu(plan.config)
-        fresh = self._begun(plan, specs, loaded, gpu_uuid)
+        fresh, prepared = self._begun(plan, specs, loaded, changes)
+        for version in fresh.values():
+            version.gpu_uuid = gpu_uuid
         versions = {str(number): fresh.get(number) or there[number] for number in sorted(plan.versions)}
-        return Opened(versions, list(fresh.values()), changes, gpu_uuid)
+        return Opened(versions, list(fresh.values()), prepared, gpu_uuid)
 
     def _loaded(self, plan: Plan, there: dict[int, Version]) -> dict[int, _Loaded]:
         """What must be loaded, with the configuration completed; takes out of `there` what cannot stay after all."""
@@ -260,53 +224,63 @@ class Loader:
         return loaded
 
     def _begun(
-        self, plan: Plan, specs: Mapping[int, spec.ModelSpec], loaded: Mapping[int, _Loaded], gpu_uuid: str
-    ) -> dict[int, Version]:
-        """Starts the threads of what is loaded: of all versions, or of none."""
+        self,
+        plan: Plan,
+        specs: Mapping[int, spec.ModelSpec],
+        loaded: Mapping[int, _Loaded],
+        changes: Sequence[_Change],
+    ) -> tuple[dict[int, Version], list[tuple[_Change, crew.Change]]]:
+        """Starts the threads of what is loaded: of all versions, or of none. Raises LoadFailed."""
         observed = _observed(plan.config, self._observed)
         fresh: dict[int, Version] = {}
+        prepared: list[tuple[_Change, crew.Change]] = []
         try:
             for number, each in loaded.items():
                 fresh[number] = _fresh(plan.config, specs[number], each, observed)
-                fresh[number].gpu_uuid = gpu_uuid
-        except RuntimeError:
-            for version in fresh.values():
-                version.scheduler.abandon()
+            for change in changes:
+                begun = change.prepare()
+                prepared.append((change, begun))
+        except BaseException:
+            Opened({}, list(fresh.values()), prepared, "").abandon()
             raise
-        return fresh
+        return fresh, prepared
 
     def _only_gpu(self, config: _Config) -> str:
         """The name of the GPU that all instances are on; empty where there are others."""
         where = {device for device, _ in _placements(config)}
         return self._runtime.uuid(where.pop()) if len(where) == 1 else ""
 
-    def _change(self, plan: Plan, version: Version, model: spec.ModelSpec) -> tuple[Version, _Config, _Instances]:
+    def _change(self, plan: Plan, version: Version, model: spec.ModelSpec) -> _Change:
         """What a version that stays is to have from now on; loads the instances that it has not."""
         left = version.programs()
-        before = {id(program) for _, program in left}
-        instances: list[tuple[port.Device, port.Program]] = []
+        staying: list[tuple[port.Device, list[port.Program], int]] = []
         for device, count in _placements(plan.config):
             mine = [program for where, program in left if where == device][:count]
             left = _without(left, device, count)
             if mine and mine[0].shareable:
                 mine += [mine[0]] * (count - len(mine))
-            elif count > len(mine):
-                path = plan.versions[int(model.version)]
-                mine += self._instances(plan, path, device, count - len(mine))
-            instances += [(device, program) for program in mine]
-        added = {id(program): program for _, program in instances if id(program) not in before}
-        _warm_up(plan, model, list(added.values()))
-        return version, plan.config, instances
+            staying.append((device, mine, count - len(mine)))
+        missing = [(device, count) for device, _, count in staying if count]
+        loaded = self._load(plan, plan.versions[int(model.version)], missing)
+        _warm_up(plan, model, loaded.programs)
+        added = iter(loaded.instances)
+        instances: list[tuple[port.Device, port.Program]] = []
+        for device, mine, count in staying:
+            instances += [*((device, program) for program in mine), *itertools.islice(added, count)]
+        return _Change(version, plan.config, instances, _cost_of(version, instances, loaded.cost))
 
-    def _load(self, plan: Plan, directory: pathlib.Path) -> _Loaded:
+    def _load(
+        self, plan: Plan, directory: pathlib.Path, wanted: Sequence[tuple[port.Device, int]] | None = None
+    ) -> _Loaded:
+        """So many instances on those devices, all of the configuration unless given."""
         started_s = time.monotonic()
-        placements = list(_placements(plan.config))
+        placements = list(_placements(plan.config)) if wanted is None else wanted
         used = {device: devices.memory_in_use_bytes(device) for device, _ in placements}
         instances: list[tuple[port.Device, port.Program]] = []
         for device, count in placements:
             instances += [(device, program) for program in self._instances(plan, directory, device, count)]
         grown = {
-            (device.kind, device.ordinal): max(0, devices.memory_in_use_bytes(device) - before_bytes)
+            _place(device): max(0, devices.memory_in_use_bytes(device) - before_bytes)
             for device, before_bytes in used.items()
         }
         return _Loaded(tuple(instances), statistics.LoadCost(time.monotonic() - started_s, grown))
@@ -387,6 +361,26 @@ def _without(
     return left
 
 
+def _place(device: port.Device) -> tuple[str, int]:
+    return device.kind, device.ordinal
+
+
+def _cost_of(version: Version, instances: _Instances, added: statistics.LoadCost) -> statistics.LoadCost:
+    """What a version with other instances costs: sessions that leave take their share of the bytes along."""
+    had = dict.fromkeys((_place(device), id(program)) for device, program in version.programs())
+    kept = dict.fromkeys((_place(device), id(program)) for device, program in instances)
+    before = collections.Counter(place for place, _ in had)
+    after = collections.Counter(place for place, _ in had.keys() & kept.keys())
+    memory_bytes = {
+        place: held_bytes * after[place] // before[place]
+        for place, held_bytes in version.cost.memory_bytes.items()
+        if after[place]
+    }
+    for place, more_bytes in added.memory_bytes.items():
+        memory_bytes[place] = memory_bytes.get(place, 0) + more_bytes
+    return dataclasses.replace(version.cost, memory_bytes=memory_bytes)
+
+
 def _held(instances: _Instances) -> tuple[tuple[port.Device, weakref.ref[port.Program]], ...]:
     return tuple((device, weakref.ref(program)) for device, program in instances)
 
@@ -400,13 +394,12 @@ def _observed(config: _Config, observed: statistics.Observed) -> statistics.Obse
 def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: statistics.Observed) -> Version:
     counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
-    serves = scheduler.Scheduler(model, programs, counters)
-    return Version(model, config, serves, counters, loaded.cost, _held(loaded.instances))
+    serving = scheduler.Scheduler(model, programs, counters)
+    return Version(model, config, serving, counters, loaded.cost, _held(loaded.instances))
 
 
 def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
     dynamic = config.dynamic_batching
-    policy = dynamic.default_queue_policy
     sources = batch_io.sources(config)
     return spec.ModelSpec(
         name=config.name,
@@ -428,10 +421,22 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
             preferred_sizes=frozenset(dynamic.preferred_batch_size),
             max_delay_ns=dynamic.max_queue_delay_microseconds * 1000,
         ),
-        queue=spec.QueuePolicy(
-            policy.max_queue_size, policy.default_timeout_microseconds, allow_override=policy.allow_timeout_override
+        queue=_policy(dynamic.default_queue_policy),
+        priorities=spec.Priorities(
+            dynamic.priority_levels,
+            dynamic.default_priority_level,
+            {level: _policy(each) for level, each in dynamic.priority_queue_policy.items()},
         ),
         preserve_ordering=dynamic.preserve_ordering,
+    )
+
+
+def _policy(given: model_config_pb2.ModelQueuePolicy) -> spec.QueuePolicy:
+    return spec.QueuePolicy(
+        given.max_queue_size,
+        given.default_timeout_microseconds,
+        allow_override=given.allow_timeout_override,
+        delays=given.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY,
     )
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib.metadata
+import os
 import pathlib
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent import futures
 from typing import Any
@@ -22,12 +24,10 @@ import structlog
 from protos.tms.v1 import agent_pb2
 from sidecar import (
     backoff,
-    cache,
     clock,
     departure,
     endpoints,
     errors,
-    fetch,
     health,
     materialise,
     readiness,
@@ -40,7 +40,9 @@ from sidecar import (
     wire,
 )
 from sidecar import desired as desired_state
+from sidecar.cache import store as cache_store
 from sidecar.desired import Phase
+from sidecar.fetching import fetch, progress
 
 log = structlog.get_logger()
 
@@ -51,13 +53,14 @@ _PROBE_S = 0.5
 _STALLED_S = 60.0
 _PARALLEL_FETCHES = 2
 _RETRY_S, _RETRY_CAP_S = 1.0, 60.0
+_WANTING_ACCESS = {"NoCredentials", "CredentialsExpired"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What an agent works with. `incarnation` is made anew at each start of the process."""
 
-    store: cache.Cache
+    store: cache_store.Cache
     memory: remember.Memory
     server: runtime.Runtime
     usage: usage.Usage
@@ -83,10 +86,11 @@ class Agent:
         self._latch = readiness.Latch()
         self._barred: desired_state.Failure | None = None
         self._heard = False
-        self._fetching: dict[str, tuple[threading.Event, fetch.Progress]] = {}
+        self._fetching: dict[str, tuple[threading.Event, progress.Progress]] = {}
         self._delays: dict[values.ModelKey, backoff.Backoff] = {}
         self._health = health.Health()
         self._cache_bytes = 0
+        self._pinned: tuple[values.Model, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._defect: BaseException | None = None
         self._passed_s: float | None = None
@@ -95,6 +99,7 @@ class Agent:
     async def run(self) -> None:
         """Works until cancelled. What was desired last is restored first."""
         restored = await self._parts.memory.restore()
+        await self._in_cache(self._parts.store.sweep)
         self._cache_bytes = await asyncio.to_thread(self._parts.store.size_bytes)
         if restored.version > self._desired.version:
             self._desired, self._heard = restored, True
@@ -103,6 +108,7 @@ class Agent:
             self._passed_s = asyncio.get_running_loop().time()
             self._wake.clear()
             await self._parts.memory.save()
+            await self._pin()
             await self._observe()
             self._act()
             if self._defect:
@@ -127,6 +133,19 @@ class Agent:
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         await self._parts.addresses.close()
 
+    async def _pin(self) -> None:
+        """What leases need stays in the cache, of which other sidecars make use as well."""
+        if self._pinned != self._desired.models:
+            self._pinned = self._desired.models
+            await self._in_cache(lambda: self._parts.store.retain(self._pinned))
+
+    async def _in_cache(self, work: Callable[[], None]) -> None:
+        """What is in the cache may be served from a disk that cannot be written to."""
+        try:
+            await asyncio.to_thread(work)
+        except OSError as error:
+            log.warning("cache.unusable", error=os.strerror(error.errno or 0))
+
     # What the stream asks for.
 
     def hello(self) -> agent_pb2.Hello:
@@ -145,7 +164,7 @@ class Agent:
             return
         newer = wanted.version > self._desired.version
         self._desired, self._heard = wanted, True
-        self._retry_at_once(lambda each: newer or each.reason == "NoCredentials")
+        self._retry_at_once(lambda each: newer or each.reason in _WANTING_ACCESS)
         self._gone = {name: key for name, key in self._gone.items() if not newer}
         log.info("desired.accepted", epoch=wanted.epoch, generation=wanted.generation, models=len(wanted.models))
         self._act()
@@ -177,7 +196,7 @@ class Agent:
             forwarded=forwarded,
             reading=reading,
             trouble=self._parts.usage.trouble(),
-            fetched_bytes={name: progress.fetched_bytes for name, (_stop, progress) in self._fetching.items()},
+            fetches={name: told.look(time.monotonic()) for name, (_stop, told) in self._fetching.items()},
             endpoints=self._parts.addresses.opened() if up else (),
             unopened=self._parts.addresses.unopened(),
             worker=self._parts.worker,
@@ -344,12 +363,12 @@ class Agent:
         return [each for each in self._desired.servings if self._health.up and ready.issuperset(each.models)]
 
     async def _fetch(self, model: values.Model) -> None:
-        stop, progress = threading.Event(), fetch.Progress(model.size_bytes)
-        self._fetching[model.name] = (stop, progress)
+        stop, told = threading.Event(), progress.Progress(model.size_bytes)
+        self._fetching[model.name] = (stop, told)
         loop = asyncio.get_running_loop()
         try:
-            learnt = await loop.run_in_executor(self._fetchers, fetch.fetch, self._parts.store, model, stop, progress)
-            outcome = desired_state.Held(model.key, Phase.FETCHED, learnt=learnt)
+            found = await loop.run_in_executor(self._fetchers, fetch.fetch, self._parts.store, model, stop, told)
+            outcome = desired_state.Held(model.key, Phase.FETCHED, learnt=found.learnt, contents=found.contents)
         except errors.Stopped:
             return
         except errors.ModelFailed as error:
@@ -368,7 +387,7 @@ class Agent:
     async def _load(self, model: values.Model, held: desired_state.Held) -> None:
         parts = self._parts
         try:
-            await asyncio.to_thread(materialise.materialise, parts.store, parts.repository, model, held.learnt)
+            await asyncio.to_thread(materialise.materialise, parts.store, parts.repository, model, held.contents)
             # Written before the load, so that after a crash a loaded name is known to be this.
             await self._parts.memory.record(model.name, model.key)
             before_bytes = await self._memory_bytes()

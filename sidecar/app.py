@@ -15,7 +15,6 @@ import structlog
 from sidecar import (
     access,
     agent,
-    cache,
     control,
     departure,
     endpoints,
@@ -28,6 +27,7 @@ from sidecar import (
     state,
     usage,
 )
+from sidecar.cache import store as cache_store
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ def _parts(configured: settings.Settings, server: runtime.Runtime, shown: access
         direct=configured.health_port > 0, stay_s=configured.model_stay, bound_s=configured.drain_timeout
     )
     return agent.Parts(
-        store=cache.Cache(configured.cache_dir),
+        store=cache_store.Cache(configured.cache_dir, _limits(configured)),
         memory=remember.Memory(state.State(configured.data_dir)),
         server=server,
         usage=used,
@@ -103,6 +103,14 @@ def _parts(configured: settings.Settings, server: runtime.Runtime, shown: access
         repository=configured.model_repository,
         worker=configured.worker,
         incarnation=secrets.token_hex(16),
+    )
+
+
+def _limits(configured: settings.Settings) -> cache_store.Limits:
+    return cache_store.Limits(
+        most_bytes=configured.cache_budget,
+        fetches=configured.fetch_limit,
+        fetches_of_a_place=configured.fetch_limit_per_repository,
     )
 
 

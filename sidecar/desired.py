@@ -49,12 +49,16 @@ class LoadMemory:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Held:
-    """What is under a name now. `learnt` are the source's files with their sha256, once fetched."""
+    """What is under a name now.
+
+    Once fetched, `learnt` are the source's files with their sha256, and `contents` those of the model's directory.
+    """
 
     key: values.ModelKey
     phase: Phase
     failure: Failure | None = None
     learnt: tuple[values.SourceFile, ...] = ()
+    contents: tuple[values.SourceFile, ...] = ()
     memory: LoadMemory = LoadMemory()
 
 

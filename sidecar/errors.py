@@ -20,11 +20,15 @@ class SidecarError(Exception):
 
 
 class ModelFailed(SidecarError):
-    """One model cannot be served now. Its message names no path of this machine and no credential."""
+    """One model cannot be served now. Its message names no path of this machine and no credential.
 
-    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
+    `retry_after_s` is the pause that a store asked for, 0 where it asked for none.
+    """
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{reason}: {message}")
         self.failure = desired.Failure(reason, message, retryable)
+        self.retry_after_s = retry_after_s
 
 
 class Stopped(SidecarError):

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from google.protobuf import text_format
 
 from protos.inference.v2 import model_config_pb2
-from sidecar import cache, errors, paths, values
+from sidecar import errors, paths, values
+from sidecar.cache import disk
+from sidecar.cache import store as cache_store
 
 # A served name begins with a letter or digit, so this is never one.
 _ASIDE = ".tms-aside"
@@ -24,15 +26,15 @@ _CONFIG = "config.pbtxt"
 
 
 def materialise(
-    store: cache.Cache, repository: pathlib.Path, model: values.Model, learnt: Sequence[values.SourceFile]
+    store: cache_store.Cache, repository: pathlib.Path, model: values.Model, contents: Sequence[values.SourceFile]
 ) -> None:
     """Makes ``<repository>/<name>/`` hold exactly the model's files. Raises ModelFailed. Blocks."""
     paths.check(model)
     aside = repository / _ASIDE / model.name
     try:
-        with cache.room(model.size_bytes):
+        with disk.room(model.size_bytes):
             _empty(aside)
-            for file in learnt:
+            for file in contents:
                 _place(store.blob(file.sha256), aside / file.path)
             if model.framework == "ensemble" and not any(each.is_dir() for each in aside.iterdir()):
                 (aside / "1").mkdir()

@@ -32,7 +32,7 @@ def check(model: values.Model) -> None:
     if not is_name(model.name):
         raise errors.ModelFailed("InvalidName", f"{model.name!r} cannot be the name of a model directory")
     for file in model.files:
-        if not is_relative(file.path) or len(file.path.encode(errors="replace")) > _LONGEST_PATH:
+        if not is_relative(file.path) or len(file.path.encode(errors="replace")) > LONGEST_PATH:
             raise errors.ModelFailed("InvalidPath", f"{file.path!r} is not a plain path below the model directory")
         if file.size_bytes < 0:
             raise errors.ModelFailed("InvalidPath", f"{file.path!r} has a negative size")
@@ -51,7 +51,7 @@ def open_beneath(root: pathlib.Path, path: str) -> int:
     return _walk(real_root, real.relative_to(real_root).parts)
 
 
-_LONGEST_PATH = 1024
+LONGEST_PATH = 1024
 
 
 def _check_clashes(paths: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from protos.tms.v1 import agent_pb2, common_pb2
 from sidecar import activity, usage, values, wedge, wire
 from sidecar import desired as desired_state
+from sidecar.fetching import progress
 
 _STATES = {
     desired_state.Phase.FETCHING: common_pb2.MODEL_STATE_FETCHING,
@@ -43,7 +44,7 @@ class Seen:
     forwarded: Mapping[str, int]
     reading: usage.Reading
     trouble: wedge.Trouble | None
-    fetched_bytes: Mapping[str, int]
+    fetches: Mapping[str, progress.Seen]
     endpoints: tuple[values.Endpoint, ...]
     unopened: Mapping[values.Endpoint, str]
     worker: values.Endpoint
@@ -111,8 +112,9 @@ def _held(seen: Seen, name: str, held: desired_state.Held, total_bytes: int) -> 
     if held.failure:
         reported.reason, reported.message = held.failure.reason, held.failure.message
         reported.retryable = held.failure.retryable
-    fetched = total_bytes if held.phase not in _UNFETCHED else seen.fetched_bytes.get(name, 0)
-    reported.fetched_bytes, reported.total_bytes = fetched, total_bytes
+    fetch = seen.fetches.get(name, progress.Seen(0, total_bytes, 0))
+    reported.fetched_bytes = total_bytes if held.phase not in _UNFETCHED else fetch.fetched_bytes
+    reported.total_bytes, reported.fetch_bytes_per_s = total_bytes, fetch.bytes_per_s
     reported.files.extend(wire.source_file(each) for each in held.learnt)
     reported.bytes_before_load = held.memory.before_bytes
     reported.bytes_peak_load = held.memory.peak_bytes

@@ -30,6 +30,9 @@ METAVARS = {
     "model-repository": "DIR",
     "data-dir": "DIR",
     "cache-dir": "DIR",
+    "cache-budget": "BYTES",
+    "fetch-limit": "N",
+    "fetch-limit-per-repository": "N",
     "health-address": "ADDRESS",
     "health-port": "PORT",
     "model-stay": "S",
@@ -100,6 +103,22 @@ class Settings(pydantic_settings.BaseSettings):
             description="such lines themselves; for the variable, since others on the machine can read a program's flags"
         ),
     ] = None
+    cache_budget: Annotated[
+        int,
+        pydantic.Field(
+            ge=0,
+            description="bytes of the disk that the model cache may take; models that no lease on the host needs go "
+            "first; 0: what the disk has",
+        ),
+    ] = 0
+    fetch_limit: Annotated[
+        int,
+        pydantic.Field(ge=0, le=1024, description="reads from stores at a time, of all sidecars on the cache; 0: any"),
+    ] = 16
+    fetch_limit_per_repository: Annotated[
+        int,
+        pydantic.Field(ge=0, le=1024, description="the same from one bucket, host or volume; 0: any"),
+    ] = 8
     replica_id: Annotated[
         str,
         pydantic.Field(

@@ -7,7 +7,9 @@ configuration override. Must never put a credential into a comparison, a log or 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
+from typing import TypeVar
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,33 @@ class S3Access:
     session_token: str = dataclasses.field(default="", repr=False)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAccess:
+    """How to reach an HTTP source: an empty Authorization header is none. Lives in memory only."""
+
+    authorization: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GcsAccess:
+    """How to reach a Google Cloud Storage source; without a token as anybody may. Lives in memory only."""
+
+    endpoint_url: str = ""
+    bearer_token: str = dataclasses.field(default="", repr=False)
+
+
+Access = S3Access | HttpAccess | GcsAccess
+AnyAccess = TypeVar("AnyAccess", S3Access, HttpAccess, GcsAccess)
+
+
+class Layout(enum.Enum):
+    """What the URI of a model names."""
+
+    TREE = "tree"  # a directory: each file lies at its path below the URI
+    FILE = "file"  # the one file itself, wherever it goes in the model's directory
+    ARCHIVE = "archive"  # an archive, the one file, that holds the model's directory
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelKey:
     """What is loaded under a name; two equal keys mean the same bytes and configuration."""
@@ -51,7 +80,8 @@ class Model:
     source_digest: str
     framework: str = ""
     config_override: str = ""
-    access: S3Access | None = dataclasses.field(default=None, compare=False, repr=False)
+    layout: Layout = Layout.TREE
+    access: Access | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> ModelKey:

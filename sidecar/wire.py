@@ -30,7 +30,8 @@ def without_credentials(message: agent_pb2.Desired) -> agent_pb2.Desired:
     copy = agent_pb2.Desired()
     copy.CopyFrom(message)
     for model in copy.models:
-        model.ClearField("s3")
+        for credentials in ("s3", "http", "gcs"):
+            model.ClearField(credentials)
     return copy
 
 
@@ -64,11 +65,28 @@ def _model(message: agent_pb2.DesiredModel) -> values.Model:
         source_digest=message.source_digest,
         framework=message.framework,
         config_override=message.config_override,
-        access=_access(message.s3) if message.HasField("s3") else None,
+        layout=_LAYOUTS.get(message.layout, values.Layout.TREE),
+        access=_access(message),
     )
 
 
-def _access(message: agent_pb2.S3Access) -> values.S3Access:
+_LAYOUTS = {
+    agent_pb2.SOURCE_LAYOUT_FILE: values.Layout.FILE,
+    agent_pb2.SOURCE_LAYOUT_ARCHIVE: values.Layout.ARCHIVE,
+}
+
+
+def _access(message: agent_pb2.DesiredModel) -> values.Access | None:
+    if message.HasField("s3"):
+        return _s3_access(message.s3)
+    if message.HasField("http"):
+        return values.HttpAccess(authorization=message.http.authorization)
+    if message.HasField("gcs"):
+        return values.GcsAccess(endpoint_url=message.gcs.endpoint_url, bearer_token=message.gcs.bearer_token)
+    return None
+
+
+def _s3_access(message: agent_pb2.S3Access) -> values.S3Access:
     return values.S3Access(
         endpoint_url=message.endpoint_url,
         region=message.region,

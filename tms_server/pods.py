@@ -25,7 +25,7 @@ class Cache(sections.Section):
     )
     path: str = Field(default="", description="folder on the node, for host_path")
     claim: str = Field(default="", description="name of the claim (ReadWriteMany where several pods use it)")
-    size_bytes: int = Field(default=0, ge=0, description="limit of an empty_dir; 0: none")
+    size_bytes: int = Field(default=0, ge=0, description="bytes of the disk that it may take; 0: no bound")
 
     @pydantic.model_validator(mode="after")
     def _whole(self) -> Cache:

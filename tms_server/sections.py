@@ -92,6 +92,9 @@ class Workers(Section):
         default=4 * 2**30, gt=0, description="bytes that models may book on a worker that asks for none"
     )
     margin_bytes: int = Field(default=0, ge=0, description="bytes kept free of models on each worker")
+    cache_bytes: int = Field(
+        default=0, ge=0, description="bytes of the disk that the cache of models may take; 0: what the disk has"
+    )
     gpus: tuple[str, ...] = Field(default=(), description="uuids of the devices that workers may hold")
     environment: dict[str, str] = Field(
         default_factory=dict, description="further variables of workers and their sidecars"

@@ -66,6 +66,7 @@ def process_options(
         sidecar_tls=sidecar_tls,
         default_memory_bytes=chosen.memory_bytes,
         margin_bytes=chosen.margin_bytes,
+        cache_bytes=chosen.cache_bytes,
         gpus=chosen.gpus,
         environment=chosen.environment,
         stop_grace=dt.timedelta(seconds=chosen.stop_grace_s),
@@ -128,7 +129,7 @@ def _programs(chosen: pods.Kubernetes) -> Mapping[str, pod_options_module.Progra
 
 def _profile(shape: pods.Profile, chosen: pods.Kubernetes) -> pod_options_module.Profile:
     cache = pod_options_module.Cache(
-        size_bytes=shape.cache.size_bytes if shape.cache.kind == "empty_dir" else 0,
+        size_bytes=shape.cache.size_bytes,
         host_path=shape.cache.path if shape.cache.kind == "host_path" else "",
         claim=shape.cache.claim if shape.cache.kind == "claim" else "",
     )

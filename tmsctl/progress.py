@@ -91,7 +91,8 @@ class Bars:
         for status in lease.model_statuses:
             ready = status.state == common_pb2.MODEL_STATE_READY
             total = status.total_bytes or (1 if ready else None)
-            self._show(status.name, f"  {status.name}", _said(status), total if ready else status.fetched_bytes, total)
+            said = f"{_said(status)}{_pace(status)}"
+            self._show(status.name, f"  {status.name}", said, total if ready else status.fetched_bytes, total)
 
     def _show(self, key: str, text: str, said: str, done: int | None, total: int | None) -> None:
         if key not in self._tasks:
@@ -107,9 +108,23 @@ def headline(lease: lease_pb2.Lease) -> str:
     return values.clean(f"{lease.id} {render.state(lease)}{f' ({said})' if said else ''}")
 
 
+def watched(lease: lease_pb2.Lease) -> str:
+    """The headline, and how far the fetches are."""
+    fetching = [each for each in lease.model_statuses if each.state == common_pb2.MODEL_STATE_FETCHING]
+    return "; ".join((headline(lease), *(values.clean(f"{each.name} {_fetched(each)}") for each in fetching)))
+
+
 def model_line(status: common_pb2.ModelStatus) -> str:
     """One line: which model, its state, and why."""
     return values.clean(f"{status.name} {_said(status)}")
+
+
+def _pace(status: common_pb2.ModelStatus) -> str:
+    """How fast a fetch goes, and how long it takes; nothing where that is not known."""
+    if status.state != common_pb2.MODEL_STATE_FETCHING or not status.fetch_bytes_per_s:
+        return ""
+    rate = f", {values.format_size(status.fetch_bytes_per_s)}/s"
+    return f"{rate}, {render.span(status.fetch_remaining)} left" if status.HasField("fetch_remaining") else rate
 
 
 def _said(status: common_pb2.ModelStatus) -> str:
@@ -117,3 +132,7 @@ def _said(status: common_pb2.ModelStatus) -> str:
     size = f" {values.format_size(status.total_bytes)}" if status.total_bytes else ""
     problem = ": ".join(filter(None, (status.reason, status.message)))
     return f"{state}{size}{f' ({problem})' if problem else ''}"
+
+
+def _fetched(status: common_pb2.ModelStatus) -> str:
+    return f"{values.format_size(status.fetched_bytes)} of {values.format_size(status.total_bytes)}{_pace(status)}"

@@ -52,8 +52,7 @@ class Admission:
         given = request.inputs
         order = passed.order
         inputs = tuple(given) if order is None else tuple([None if place < 0 else given[place] for place in order])
-        deadline_ns = validation.deadline_ns(self._model.queue, request, arrival_ns)
-        return work.Work(
+        admitted = work.Work(
             request,
             loop,
             arrival_ns,
@@ -61,10 +60,13 @@ class Admission:
             passed.outputs,
             passed.size,
             passed.key,
-            deadline_ns,
+            None,
             work.NOTHING,
             work.NOTHING,
         )
+        if self._model.patient and request.deadline_s is None:
+            return admitted
+        return validation.scheduled(self._model, admitted)
 
     def _remember(self, form: Hashable, request: border.InferRequest, admitted: work.Work) -> None:
         if len(self._passed) >= _MOST_FORMS:

@@ -47,7 +47,7 @@ _ONE = Decision(take=1)
 
 
 def decide(queue: Iterable[Waiting], now_ns: int, config: Config) -> Decision:
-    """What an idle instance does with this queue now."""
+    """What an idle instance does with this queue now. It is iterated over more than once."""
     if not config.dynamic:
         return _ONE if any(True for _ in queue) else _NOTHING
     waiting = iter(queue)
@@ -57,8 +57,11 @@ def decide(queue: Iterable[Waiting], now_ns: int, config: Config) -> Decision:
     prefix = _prefix(first, waiting, config)
     if prefix.preferred:
         return Decision(take=prefix.preferred)
-    due_ns = first.arrival_ns + config.max_delay_ns
-    if prefix.closed or now_ns >= due_ns:
+    if prefix.closed or not config.max_delay_ns:
+        return Decision(take=prefix.count)
+    # With levels the first need not be the oldest. What is not closed is the whole queue.
+    due_ns = min([each.arrival_ns for each in queue]) + config.max_delay_ns
+    if now_ns >= due_ns:
         return Decision(take=prefix.count)
     return Decision(wait_until_ns=due_ns)
 

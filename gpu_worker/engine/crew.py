@@ -1,6 +1,7 @@
 """The threads that serve a model version, one for each instance.
 
-Decides which instances stay when programs come and go. Knows nothing of requests; who uses it locks.
+Decides which instances stay when programs come and go: all that is wanted comes, or nothing changes. Knows nothing of
+requests; who uses it locks.
 """
 
 from __future__ import annotations
@@ -8,21 +9,28 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-
-import structlog
+from collections.abc import Callable, Sequence
 
 from gpu_worker.runtime import port
 
-log = structlog.get_logger(__name__)
+_REMEDY = "lower instance_group.count, or let the worker have more threads (ulimit -u, pids of its container)"
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Instance:
-    """One thread's share: the program that it runs until it is to leave."""
+    """One thread's share: the program that it runs, once it is let, until it is to leave."""
 
     program: port.Program
     leaving: bool = False
+    let: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """Instances that are to come, with threads that wait to be let, and those that are to leave for them."""
+
+    coming: Sequence[tuple[Instance, threading.Thread]]
+    leaving: Sequence[Instance]
 
 
 class Crew:
@@ -38,8 +46,11 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self.instances: list[Instance] = []
 
-    def resize(self, programs: Sequence[port.Program], *, begin: bool) -> Sequence[Instance]:
-        """Serves through these, one instance for each entry; `begin` False starts none. Those that are to leave now."""
+    def prepare(self, programs: Sequence[port.Program], *, begin: bool) -> Change:
+        """What it takes to serve through these, one instance for each entry; nobody serves otherwise yet.
+
+        `begin` False starts none. Raises LoadFailed where the system refuses a thread, with nothing left behind.
+        """
         wanted = list(programs)
         leaving: list[Instance] = []
         for instance in self.instances:
@@ -48,16 +59,31 @@ class Crew:
                 leaving.append(instance)
             else:
                 del wanted[index]
+        return Change(self._begun(wanted) if begin else (), leaving)
+
+    def settle(self, change: Change) -> Sequence[Instance]:
+        """Serves so from now on; those that leave now."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        if begin:
-            self._begin(Instance(program) for program in wanted)
-        if len(leaving) == len(self.instances):
+        self._threads += [thread for _, thread in change.coming]
+        self.instances += [instance for instance, _ in change.coming]
+        for instance, _ in change.coming:
+            instance.let.set()
+        staying = [instance for instance in self.instances if instance not in change.leaving]
+        if not staying:
             # Nothing would be left that serves.
             return ()
-        for instance in leaving:
+        for instance in change.leaving:
             instance.leaving = True
-        self.instances = [instance for instance in self.instances if not instance.leaving]
-        return leaving
+        self.instances = staying
+        return change.leaving
+
+    def drop(self, change: Change) -> None:
+        """Forgets what was prepared; returns once its threads, which have never served, have ended."""
+        for instance, _ in change.coming:
+            instance.leaving = True
+            instance.let.set()
+        for _, thread in change.coming:
+            thread.join()
 
     def forget(self, instance: Instance) -> None:
         """Lets go of the program: its memory is to be free once its last thread has ended."""
@@ -69,18 +95,23 @@ class Crew:
             thread.join(max(0.0, until_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _begin(self, fresh: Iterable[Instance]) -> None:
-        """Starts their threads; as long as one serves, those that the system refuses are done without."""
-        for instance in fresh:
+    def _begun(self, programs: Sequence[port.Program]) -> Sequence[tuple[Instance, threading.Thread]]:
+        coming: list[tuple[Instance, threading.Thread]] = []
+        for program in programs:
+            instance = Instance(program)
             self._made += 1
             name = f"{self._name}_{self._made - 1}"
-            thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
+            thread = threading.Thread(target=self._run, args=(instance,), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
-                if not self.instances:
-                    raise
-                log.error("instance.not_started", instance=name, reason=str(error))  # noqa: TRY400 - the reason says all
-                return
-            self.instances.append(instance)
-            self._threads.append(thread)
+                self.drop(Change(coming, ()))
+                refused = f"instance {len(coming) + 1} of the {len(programs)} to be started: {error}"
+                raise port.LoadFailed(f"the system refused a thread for {refused}; {_REMEDY}") from None
+            coming.append((instance, thread))
+        return coming
+
+    def _run(self, instance: Instance) -> None:
+        instance.let.wait()
+        if not instance.leaving:
+            self._serve(instance)

@@ -43,6 +43,20 @@ def stopping() -> border.InferenceError:
     )
 
 
+def ended(dead: Iterable[work.Work]) -> Pairs:
+    """Works that must not run any more, with the reason."""
+    return [(each, _end(each)) for each in dead]
+
+
+def _end(each: work.Work) -> border.InferenceError:
+    """Why this request must not run any more."""
+    if each.request.cancelled:
+        error = border.InferenceError(border.ErrorKind.CANCELLED, "request has been cancelled")
+        return validation.with_id(error, each.request.id)
+    # In Triton's very words, which have no id here.
+    return border.InferenceError(border.ErrorKind.UNAVAILABLE, "Request timeout expired")
+
+
 class Runner:
     """Of one model version; `learn` is told the key, the items and the cost of each batch that ran.
 

@@ -1,7 +1,7 @@
 """The queue of one model version and the threads that serve it, one for each instance.
 
-A thin shell: what runs when is `batching`'s to decide, how it runs `execution`'s, and whether it is worth a thread
-`pace`'s: a brief batch borrows an idle instance and runs on the event loop. Requests come in lists and answers leave in
+A thin shell: who is next is `queueing`'s to decide, what runs when `batching`'s, how it runs `execution`'s, and whether it
+is worth a thread `pace`'s: a brief batch borrows an idle instance and runs on the event loop. Requests come in lists and answers leave in
 lists, one hand-over for a batch. A request whose client has gone or whose time has passed never runs; it is
 answered when an instance next looks at the queue. With `preserve_ordering` results leave in the order of arrival,
 refusals at once.
@@ -10,7 +10,6 @@ refusals at once.
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import itertools
 import threading
@@ -23,6 +22,7 @@ from gpu_worker.engine import (
     crew,
     delivery,
     pace,
+    queueing,
     regions,
     running,
     spec,
@@ -59,8 +59,9 @@ class Scheduler:
         self.spec = model
         self._runner = running.Runner(model, counters, self._learn)
         self._condition = threading.Condition(threading.Lock())
-        self._queue: collections.deque[work.Work] = collections.deque()
+        self._queue = queueing.made(model)
         self._config = model.batching
+        self._most = model.batching.max_batch_size if model.batching.dynamic else 1
         self._pace = pace.Pace()
         self._running = 0
         self._idle = 0
@@ -69,15 +70,27 @@ class Scheduler:
         self._ordered = running.Ordered(self._post) if model.preserve_ordering else None
         self._steady = False
         self._crew = crew.Crew(f"{model.name}_{model.version}", self._serve)
-        self.resize(programs)
+        self.settle(self.prepare(programs))
 
-    def resize(self, programs: Sequence[port.Program]) -> None:
-        """Serves through these from now on, one instance for each entry. Does not block.
+    def prepare(self, programs: Sequence[port.Program]) -> crew.Change:
+        """Starts what is missing to serve through these, one instance for each entry; serves as before until `settle`.
+
+        Raises LoadFailed where the system refuses a thread; nothing has changed then.
+        """
+        with self._condition:
+            return self._crew.prepare(programs, begin=not self._closing)
+
+    def drop(self, change: crew.Change) -> None:
+        """Ends what was prepared, and serves on as before."""
+        self._crew.drop(change)
+
+    def settle(self, change: crew.Change) -> None:
+        """Serves as was prepared from now on. Does not block.
 
         Instances that stay go on as they are; the others end after what they run.
         """
         with self._condition:
-            self._crew.resize(programs, begin=not self._closing)
+            self._crew.settle(change)
             self._condition.notify_all()
             programs = [instance.program for instance in self._crew.instances]
             # Only what any thread may run, whatever its instance does meanwhile, can be run by the loop's.
@@ -101,7 +114,7 @@ class Scheduler:
         works, refused = self._runner.admit(requests, loop, arrival_ns, shared, tracer)
         if works:
             refused += self._enqueue(works)
-            self._serve_here(arrival_ns + _SPARED_NS, loop, urgent=any(each.deadline_ns is not None for each in works))
+            self._serve_here(arrival_ns + _SPARED_NS, loop, urgent=any(map(_timed, works)))
         return refused
 
     def stop(self) -> None:
@@ -115,8 +128,7 @@ class Scheduler:
     def abandon(self) -> None:
         """Takes nothing more and answers what waits with the stopping error. Does not block."""
         with self._condition:
-            left = list(self._queue)
-            self._queue.clear()
+            left = self._queue.clear()
         self.stop()
         self._runner.fail(statistics.REJECTED, left)
         delivery.post([(each, stopping()) for each in left])
@@ -126,15 +138,10 @@ class Scheduler:
         return self._crew.join(until_s)
 
     def _enqueue(self, works: list[work.Work]) -> list[delivery.Answered]:
-        over: list[work.Work] = []
         with self._condition:
             if self._closing:
                 return [(each.request.reply, stopping()) for each in works]
-            limit = self.spec.queue.max_size
-            if limit:
-                room = max(0, limit - len(self._queue))
-                works, over = works[:room], works[room:]
-            self._queue.extend(works)
+            over = self._queue.add(works)
         self._runner.fail(statistics.REJECTED, over)
         return [(each.request.reply, _full(each)) for each in over]
 
@@ -153,9 +160,9 @@ class Scheduler:
         with self._condition:
             now_ns = time.monotonic_ns()
             if self._steady and self._idle and self._queue and now_ns < until_ns and not self._closing:
-                count = batching.decide(self._queue, now_ns, self._config).take
-                items = sum(each.size for each in itertools.islice(self._queue, count))
-                if count and self._pace.is_brief(self._queue[0].key, items):
+                count = self._decide(now_ns).take
+                works = list(itertools.islice(self._queue, count))
+                if works and self._pace.is_brief(works[0].key, sum([each.size for each in works])):
                     self._idle -= 1
                     return self._crew.instances[0].program, self._taken(count, now_ns)
             self._wake(now_ns, urgent=urgent)
@@ -165,8 +172,12 @@ class Scheduler:
         """Wakes an idle instance if there is a batch for it, or (`urgent`) a moment that none waits for yet."""
         if not self._idle or not self._queue:
             return
-        if urgent or not self._timed or batching.decide(self._queue, now_ns, self._config).take:
+        if urgent or not self._timed or self._decide(now_ns).take:
             self._condition.notify()
+
+    def _decide(self, now_ns: int) -> batching.Decision:
+        self._queue.settle(now_ns, self._most)
+        return batching.decide(self._queue, now_ns, self._config)
 
     def _serve(self, instance: crew.Instance) -> None:
         while (batch := self._next(instance)) is not None:
@@ -185,7 +196,7 @@ class Scheduler:
                     self._wake(now_ns, urgent=True)
                     self._crew.forget(instance)
                     return None
-                decision = batching.decide(self._queue, now_ns, self._config)
+                decision = self._decide(now_ns)
                 if decision.take:
                     batch = self._taken(decision.take, now_ns)
                     self._wake(now_ns)
@@ -193,27 +204,19 @@ class Scheduler:
                 if self._closing and not self._queue:
                     self._crew.forget(instance)
                     return None
-                dead = self._purge(now_ns)
+                dead = running.ended(self._queue.purge(now_ns))
                 if dead:
                     return _Batch([], dead, self._ticket())
                 self._wait(decision.wait_until_ns, now_ns)
 
     def _taken(self, count: int, now_ns: int) -> _Batch:
-        works: list[work.Work] = []
-        dead: _Pairs = []
-        for _ in range(count):
-            each = self._queue.popleft()
-            end = _end(each, now_ns)
-            if end is None:
-                works.append(each)
-            else:
-                dead.append((each, end))
-        self._running += len(works)
-        return _Batch(works, dead, self._ticket())
+        taken = self._queue.take(count, now_ns)
+        self._running += len(taken.works)
+        return _Batch(taken.works, running.ended(taken.dead), self._ticket())
 
     def _wait(self, until_ns: int | None, now_ns: int) -> None:
         """Waits for company, at most until the first deadline in the queue."""
-        moments = [each.deadline_ns for each in self._queue if each.deadline_ns is not None]
+        moments = list(self._queue.moments())
         if until_ns is not None:
             moments.append(until_ns)
         self._idle += 1
@@ -223,18 +226,6 @@ class Scheduler:
         finally:
             self._idle -= 1
             self._timed -= bool(moments)
-
-    def _purge(self, now_ns: int) -> _Pairs:
-        """Takes the dead out of the queue."""
-        dead: _Pairs = []
-        for each in self._queue:
-            end = _end(each, now_ns)
-            if end is not None:
-                dead.append((each, end))
-        if dead:
-            gone = {id(each) for each, _ in dead}
-            self._queue = collections.deque(each for each in self._queue if id(each) not in gone)
-        return dead
 
     def _learn(self, key: Hashable, items: int, cost: pace.Cost) -> None:
         if self._steady:
@@ -257,15 +248,8 @@ class Scheduler:
         delivery.post(answers, here)
 
 
-def _end(each: work.Work, now_ns: int) -> border.InferenceError | None:
-    """Why this request must not run any more."""
-    if each.request.cancelled:
-        error = border.InferenceError(border.ErrorKind.CANCELLED, "request has been cancelled")
-    elif each.deadline_ns is not None and now_ns >= each.deadline_ns:
-        error = border.InferenceError(border.ErrorKind.UNAVAILABLE, "Request timeout expired")
-    else:
-        return None
-    return validation.with_id(error, each.request.id)
+def _timed(each: work.Work) -> bool:
+    return each.deadline_ns is not None or each.delay_ns is not None
 
 
 def _full(each: work.Work) -> border.InferenceError:

@@ -54,11 +54,31 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class QueuePolicy:
-    """Bounds on waiting: requests queued at most (0: no bound), microseconds waited at most (0: no bound)."""
+    """Bounds on waiting: requests queued at most (0: no bound), microseconds waited at most (0: no bound).
+
+    Who has waited so long is refused, or with `delays` goes behind all others of its level.
+    """
 
     max_size: int = 0
     timeout_us: int = 0
     allow_override: bool = False
+    delays: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Priorities:
+    """Levels 1, the first to be served, to `levels` (0: there are none).
+
+    `default` is the one of who asks for none of them, `policies` are those of levels that have one of their own.
+    """
+
+    levels: int = 0
+    default: int = 0
+    policies: Mapping[int, QueuePolicy] = dataclasses.field(default_factory=dict)
+
+    def level(self, asked: object) -> int:
+        """The level of a request that asks for this `priority`."""
+        return asked if isinstance(asked, int) and 1 <= asked <= self.levels else self.default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +93,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     batching: batching.Config
     queue: QueuePolicy = dataclasses.field(default_factory=QueuePolicy)
+    priorities: Priorities = dataclasses.field(default_factory=Priorities)
     preserve_ordering: bool = False
     batch_inputs: tuple[ragged.BatchInput, ...] = ()
 
@@ -93,6 +114,11 @@ class ModelSpec:
     def uniform(self) -> bool:
         """Whether any two requests can share a batch, whatever their shapes."""
         return self.required == len(self.inputs) and all(tensor.fixed or tensor.ragged for tensor in self.inputs)
+
+    @functools.cached_property
+    def patient(self) -> bool:
+        """Whether all requests are alike to the queue, and may wait for ever."""
+        return not (self.priorities.levels or self.queue.timeout_us)
 
     @functools.cached_property
     def strings(self) -> tuple[int, ...]:

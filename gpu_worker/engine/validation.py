@@ -34,8 +34,8 @@ def admit(
     # Told without the id, as regions are of no request.
     shared_inputs, shared_outputs = _shared_inputs(inputs, shared), _shared_outputs(request.outputs, shared)
     key = () if model.uniform else _key(model, inputs)
-    end_ns = deadline_ns(model.queue, request, arrival_ns)
-    return work.Work(request, loop, arrival_ns, inputs, outputs, size, key, end_ns, shared_inputs, shared_outputs)
+    admitted = work.Work(request, loop, arrival_ns, inputs, outputs, size, key, None, shared_inputs, shared_outputs)
+    return scheduled(model, admitted)
 
 
 def with_id(error: border.InferenceError, request_id: str) -> border.InferenceError:
@@ -172,20 +172,30 @@ def _key(model: spec.ModelSpec, inputs: Iterable[border.Tensor | None]) -> Hasha
     )
 
 
-def deadline_ns(policy: spec.QueuePolicy, request: border.InferRequest, arrival_ns: int) -> int | None:
-    """The earlier of the client's deadline and the end of the queue's patience."""
-    if not policy.timeout_us and not policy.allow_override and request.deadline_s is None:
-        return None
-    timeout_us = policy.timeout_us
+def scheduled(model: spec.ModelSpec, admitted: work.Work) -> work.Work:
+    """The same with its level, and the moments at which it is delayed or refused."""
+    priorities, request, policy = model.priorities, admitted.request, model.queue
+    if priorities.levels:
+        admitted.level = priorities.level(request.parameters.get("priority"))
+        policy = priorities.policies.get(admitted.level, policy)
+    timeout_us = _timeout_us(policy, request)
+    patience_ns = admitted.arrival_ns + timeout_us * 1000 if timeout_us else None
+    client_ns = None if request.deadline_s is None else int(request.deadline_s * 1e9)
+    if policy.delays:
+        admitted.deadline_ns, admitted.delay_ns = client_ns, patience_ns
+    else:
+        admitted.deadline_ns = min((end for end in (client_ns, patience_ns) if end is not None), default=None)
+    return admitted
+
+
+def _timeout_us(policy: spec.QueuePolicy, request: border.InferRequest) -> int:
+    """How long the queue may keep it; 0 for ever."""
     if policy.allow_override:
         asked = request.parameters.get("timeout", 0)
-        # A client may only ask for less patience than the model's owner grants.
-        if isinstance(asked, int) and asked > 0:
-            timeout_us = min(asked, timeout_us) if timeout_us else asked
-    ends = [arrival_ns + timeout_us * 1000] if timeout_us else []
-    if request.deadline_s is not None:
-        ends.append(int(request.deadline_s * 1e9))
-    return min(ends, default=None)
+        # A client may only ask for less patience than the model's owner grants, which for Triton is not less than for ever.
+        if isinstance(asked, int) and 0 < asked < policy.timeout_us:
+            return asked
+    return policy.timeout_us
 
 
 def _listed(shape: Sequence[int]) -> str:

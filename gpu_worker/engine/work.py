@@ -21,6 +21,7 @@ class Work:
     `inputs` follow the order of the model's inputs, None where an optional one was left out. `outputs` None means all.
     `size` counts items (the batch dimension, 1 where there is none). Works of equal `key` may share a batch. Times are
     nanoseconds of the monotonic clock. `shared_inputs` (by position) and `shared_outputs` (by name) are in shared memory.
+    At `deadline_ns` it is refused, at `delay_ns` it goes behind the others of its `level`.
     Once the request has been read, `strings` are its BYTES inputs and `copied` what lay in shared memory, by position.
     """
 
@@ -37,6 +38,8 @@ class Work:
     trace: trace.Trace | None = None
     copied: Mapping[int, border.Buffer] | None = None
     strings: Mapping[int, tensors.Array] | None = None
+    level: int = 0
+    delay_ns: int | None = None
 
     def bytes_of(self, index: int) -> border.Buffer:
         """The wire form of an input that was given."""

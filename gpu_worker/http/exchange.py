@@ -1,12 +1,13 @@
 """A request of one connection on its way in, and its response on its way out.
 
-Decides nothing. Must never hold its request and body once both are done with.
+Decides nothing. Must never hold a body once it is done with.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from gpu_worker.engine import border
 from gpu_worker.http import messages
 
 
@@ -18,7 +19,7 @@ class Asker(Protocol):
         ...
 
 
-class Exchange:
+class Exchange(messages.Request):
     """`held_bytes` are booked for its body. A `parallel` request may run beside others of its connection."""
 
     __slots__ = (
@@ -30,13 +31,19 @@ class Exchange:
         "keep_alive",
         "last",
         "parallel",
-        "request",
         "response",
     )
 
-    def __init__(self, connection: Asker, request: messages.Request) -> None:
+    def __init__(
+        self,
+        connection: Asker,
+        method: bytes = b"",
+        target: bytes = b"",
+        headers: dict[bytes, bytes] | None = None,
+        body: border.Buffer = b"",
+    ) -> None:
+        super().__init__(method, target, {} if headers is None else headers, body)
         self.connection = connection
-        self.request = request
         self.response: messages.Response | None = None
         self.chunks: list[bytes] = []
         self.held_bytes = 0
@@ -46,20 +53,10 @@ class Exchange:
         self.chunked = True
         self.last = False
 
-    def begin(self) -> None:
-        """From now on the request can be answered."""
-        self.request.answer = self.answer
-
     def answer(self, response: messages.Response) -> None:
-        """Takes the first response; a later one is dropped."""
         if self.response is None:
             self.response = response
-            # Else the exchange, its request and the body would hold each other until garbage is searched for.
-            self.request.answer = too_late
             if response.stream is None:
-                self.request.inference = None
+                # Else the request and its inference would hold each other until garbage is searched for.
+                self.inference = None
             self.connection.answered(self)
-
-
-def too_late(_response: messages.Response) -> None:
-    """A request that nobody handles yet, or that has its answer, takes none."""

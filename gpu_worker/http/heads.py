@@ -40,8 +40,7 @@ class Template:
     lines: Sequence[bytes]
     method: bytes
     target: bytes
-    headers: dict[bytes, bytes]
-    body_bytes: int
+    head: Head
     free: Mapping[int, tuple[bytes, bytes]]
     parallel: bool
 
@@ -64,16 +63,16 @@ class Template:
                 return None
             if key not in _FIXED:
                 free[index] = (name + colon, key)
-        return cls(lines, method, target, headers, int(length), free, parallel)
+        return cls(lines, method, target, Head(headers, int(length)), free, parallel)
 
     def read(self, raw: bytes) -> Head | None:
         """What the parser would make of this head; None where only it can tell."""
         lines = raw.split(b"\r\n")
         if lines == self.lines:
-            return Head(self.headers, self.body_bytes)
+            return self.head
         if len(lines) != len(self.lines):
             return None
-        headers, body_bytes = self.headers.copy(), self.body_bytes
+        headers, body_bytes = self.head.headers.copy(), self.head.body_bytes
         for index, (line, known) in enumerate(zip(lines, self.lines, strict=True)):
             if line == known:
                 continue

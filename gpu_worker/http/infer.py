@@ -234,8 +234,11 @@ def _encode(answer: border.InferResponse, wishes: decoding.Wishes, coding: str) 
 def _json_bytes(request: messages.Request) -> int | None:
     """What Inference-Header-Content-Length says; None without it."""
     text = request.headers.get(b"inference-header-content-length")
-    if text is None:
-        return None
+    return None if text is None else _length(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _length(text: bytes) -> int:
     if not text.isdigit() or len(text) > 18:
         raise datatypes.refused(
             f"Inference-Header-Content-Length must be a non-negative integer, got '{text[:40].decode('latin-1')}'"

@@ -49,7 +49,6 @@ class Response:
     stream: streams.Stream | None = None
 
 
-@dataclasses.dataclass(slots=True)
 class Request:
     """A whole request; `answer` is to be called exactly once, in the event loop, and is safe after the client has gone.
 
@@ -58,15 +57,21 @@ class Request:
     others may close it and still wait for their answer. `gone` says that nobody waits any more.
     """
 
-    method: bytes
-    target: bytes
-    headers: dict[bytes, bytes]
-    body: border.Buffer
-    answer: Callable[[Response], None]
-    inference: border.InferRequest | None = None
-    began_ns: int = 0
-    follows_client: bool = False
-    gone: bool = False
+    __slots__ = ("began_ns", "body", "follows_client", "gone", "headers", "inference", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes], body: border.Buffer) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.began_ns = time.monotonic_ns()
+        self.inference: border.InferRequest | None = None
+        self.follows_client = False
+        self.gone = False
+
+    def answer(self, response: Response) -> None:
+        """Takes the first response; a later one is dropped."""
+        raise NotImplementedError
 
 
 def received(request: Request, *, parent: bool) -> border.Received:

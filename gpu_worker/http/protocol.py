@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import math
-import time
 from typing import Protocol
 
 import httptools
@@ -103,9 +102,9 @@ class Connection(asyncio.Protocol):
         for exchange in self._waiting:
             self._let_go(exchange)
         for exchange in self._answering:
-            exchange.request.gone = True
-            if exchange.request.inference is not None:
-                exchange.request.inference.cancel()
+            exchange.gone = True
+            if exchange.inference is not None:
+                exchange.inference.cancel()
             self._abandon(exchange)
         self._waiting.clear()
         self._server.left(self)
@@ -151,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._drop_incoming()
         if self._ended or not (self._answering or self._waiting):
             return False
-        if any(exchange.request.follows_client for exchange in self._answering):
+        if any(exchange.follows_client for exchange in self._answering):
             return False
         (self._waiting or self._answering)[-1].keep_alive = False
         return not self._server.secure
@@ -171,11 +170,10 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             return
-        self._incoming = http_exchange.Exchange(self, messages.Request(b"", b"", {}, b"", http_exchange.too_late))
+        self._incoming = http_exchange.Exchange(self)
         self._in_head = True
         self._target = b""
         self._head_bytes = self._message_bytes = 0
-        self._incoming.request.began_ns = time.monotonic_ns()
         self._patient_until = self._loop.time() + self._limits.head_timeout_s
 
     def on_url(self, url: bytes) -> None:
@@ -191,7 +189,7 @@ class Connection(asyncio.Protocol):
         exchange = self._incoming
         if exchange is None or not self._in_head:
             return
-        headers, key = exchange.request.headers, name.lower()
+        headers, key = exchange.headers, name.lower()
         headers[key] = headers[key] + b", " + value if key in headers else value
         if len(headers) > self._most_headers:
             self._refuse(431, f"More than {self._most_headers} header fields")
@@ -201,8 +199,7 @@ class Connection(asyncio.Protocol):
         exchange = self._incoming
         if exchange is None:
             return
-        request = exchange.request
-        request.method, request.target = self._parser.get_method(), self._target
+        exchange.method, exchange.target = self._parser.get_method(), self._target
         self._patient_until = self._loop.time() + self._limits.body_timeout_s
         self._check_head(exchange)
 
@@ -225,10 +222,10 @@ class Connection(asyncio.Protocol):
             return
         self._incoming = None
         chunks, exchange.chunks = exchange.chunks, []
-        exchange.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         exchange.keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._deaf = not exchange.keep_alive
-        exchange.parallel = self._server.parallel(exchange.request)
+        exchange.parallel = self._server.parallel(exchange)
         # Only the first message of what came begins where that begins.
         first, self._first = self._first, b""
         if first and exchange.keep_alive and exchange.chunked:
@@ -237,19 +234,16 @@ class Connection(asyncio.Protocol):
 
     def _learn(self, first: bytes, exchange: http_exchange.Exchange) -> None:
         raw, _, _ = first.partition(_HEAD_END)
-        request = exchange.request
         self._lessons -= 1
         self._template = heads.Template.of(
-            raw, request.method, request.target, request.headers, parallel=exchange.parallel
+            raw, exchange.method, exchange.target, exchange.headers, parallel=exchange.parallel
         )
 
     def _take(self, template: heads.Template, head: heads.Head, body: bytes) -> bool:
         """Takes a request that was read without the parser; False where that must refuse it."""
         if len(body) > self._limits.body_bytes or not self._server.intake.hold(len(body)):
             return False
-        request = messages.Request(template.method, template.target, head.headers, body, http_exchange.too_late)
-        request.began_ns = time.monotonic_ns()
-        exchange = http_exchange.Exchange(self, request)
+        exchange = http_exchange.Exchange(self, template.method, template.target, head.headers, body)
         exchange.held_bytes = len(body)
         exchange.keep_alive = True
         exchange.parallel = template.parallel
@@ -266,9 +260,8 @@ class Connection(asyncio.Protocol):
     def answered(self, exchange: http_exchange.Exchange) -> None:
         if exchange.held_bytes:
             self._let_go(exchange)
-        stream = exchange.response.stream if exchange.response else None
-        if stream is not None:
-            stream.attach(self._pump)
+        if exchange.response is not None and exchange.response.stream is not None:
+            exchange.response.stream.attach(self._pump)
             if self._transport is None:
                 self._abandon(exchange)
         self._pump()
@@ -277,7 +270,7 @@ class Connection(asyncio.Protocol):
         """Ends a stream whose end nobody waits for, and lets go of what made it."""
         if exchange.response is not None and exchange.response.stream is not None:
             exchange.response.stream.abandon()
-            exchange.request.inference = None
+            exchange.inference = None
 
     def expire(self) -> None:
         """The deadline has passed: goes, unless a slow reader still makes progress."""
@@ -339,7 +332,7 @@ class Connection(asyncio.Protocol):
             self._refuse(431, f"Request head larger than {self._limits.head_bytes} bytes")
 
     def _check_head(self, exchange: http_exchange.Exchange) -> None:
-        headers = exchange.request.headers
+        headers = exchange.headers
         length = int(headers.get(b"content-length", 0))
         expects = headers.get(b"expect", b"").lower()
         has_body = length > 0 or b"transfer-encoding" in headers
@@ -369,7 +362,7 @@ class Connection(asyncio.Protocol):
             return
         self._deaf = True
         self._drop_incoming()
-        exchange = http_exchange.Exchange(self, messages.Request(b"", b"", {}, b"", http_exchange.too_late))
+        exchange = http_exchange.Exchange(self)
         exchange.response = messages.refusal(status, message)
         self._waiting.append(exchange)
 
@@ -422,8 +415,7 @@ class Connection(asyncio.Protocol):
             return False
         self._answering.append(self._waiting.popleft())
         if head.response is None:
-            head.begin()
-            self._server.handle(head.request)
+            self._server.handle(head)
         return True
 
     def _take_answer(self, out: list[bytes | bytearray | memoryview]) -> bool:
@@ -433,13 +425,13 @@ class Connection(asyncio.Protocol):
             return self._take_pieces(self._answering[0], response, response.stream, out)
         exchange = self._answering.popleft()
         last = self._is_to_end(response) and not (self._answering or self._waiting)
-        if exchange.request.method == b"HEAD":
+        if exchange.method == b"HEAD":
             response.parts = ()
         if last or not exchange.keep_alive:
             out += messages.render(response, _CLOSE)
             self._end()
         else:
-            out += messages.render(response, _KEEP_ALIVE if b"connection" in exchange.request.headers else b"")
+            out += messages.render(response, _KEEP_ALIVE if b"connection" in exchange.headers else b"")
         return True
 
     def _take_pieces(

@@ -15,6 +15,7 @@ from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
 _Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
+_DELAY = model_config_pb2.ModelQueuePolicy.DELAY
 
 _BACKEND_KEYS = {"default-max-batch-size", "intra_op_thread_count", "inter_op_thread_count"}
 
@@ -153,6 +154,27 @@ def _check_batching(config: model_config_pb2.ModelConfig) -> None:
     sizes = list(config.dynamic_batching.preferred_batch_size)
     if any(not 1 <= size <= config.max_batch_size for size in sizes):
         raise _invalid(config, f"preferred_batch_size {sizes} must lie between 1 and {config.max_batch_size}")
+    _check_queue(config)
+
+
+def _check_queue(config: model_config_pb2.ModelConfig) -> None:
+    """Who has no level of its own to go to, or whose order is kept, cannot be overtaken."""
+    dynamic = config.dynamic_batching
+    levels = dynamic.priority_levels
+    if levels and not 1 <= dynamic.default_priority_level <= levels:
+        raise _invalid(config, f"default priority level must be in range [1, {levels}]")
+    for level in sorted(dynamic.priority_queue_policy) if levels else ():
+        if not 1 <= level <= levels:
+            raise _invalid(
+                config, f"priority queue policy must have priority level in range [1, {levels}], not {level}"
+            )
+    if not dynamic.preserve_ordering:
+        return
+    if levels > 1:
+        raise _invalid(config, "Only one priority level is allowed when 'preserve_ordering' is true")
+    for policy in (dynamic.default_queue_policy, *dynamic.priority_queue_policy.values()):
+        if policy.default_timeout_microseconds and policy.timeout_action == _DELAY:
+            raise _invalid(config, "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true")
 
 
 def _check_inputs(config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo]) -> None:
@@ -188,7 +210,7 @@ def _check_tensor(
             config,
             f"data_type of {kind} '{actual.name}' is {datatype(declared.data_type)}, the model has {actual.datatype}",
         )
-    check_dims(config, kind, declared)
+    _check_dims(config, kind, declared)
     ragged = isinstance(declared, model_config_pb2.ModelInput) and declared.allow_ragged_batch
     if not actual.shape or ragged or (kind == "output" and declared.name in batch_io.sources(config)):
         # ONNX Runtime tells an unknown rank and a scalar alike: the configuration knows better. What is ragged is one row.
@@ -202,8 +224,7 @@ def _check_tensor(
         raise _invalid(config, f"{kind} '{actual.name}' has shape {shape}, the model has {list(actual.shape)}")
 
 
-def check_dims(config: model_config_pb2.ModelConfig, kind: str, declared: _Declared) -> None:
-    """Raises InferenceError INVALID_ARGUMENT where dims, or a reshape of them, cannot be."""
+def _check_dims(config: model_config_pb2.ModelConfig, kind: str, declared: _Declared) -> None:
     for field, dims in (("dims", declared.dims), ("reshape.shape", declared.reshape.shape)):
         if any(dim < shapes.VARIABLE for dim in dims):
             raise _invalid(config, f"{field} of {kind} '{declared.name}' must be -1 or more, not {list(dims)}")

@@ -59,13 +59,12 @@ def _no(path: str, words: str, only: str = "") -> Field:
     return Field(path, Standing.REFUSED, words, only)
 
 
-_ONE_QUEUE = "each model has one queue without priorities"
 _TENSORRT = "only TensorRT engines know it, and models are ONNX"
 _GRAPHS = "ONNX Runtime captures no graphs for batches of changing sizes"
 
 FIELDS = (
     _done("name", "must be the name of the model's directory where given"),
-    _done("platform", "`onnxruntime_onnx` or `ensemble`; found from backend, files or directory's name where absent"),
+    _done("platform", "`onnxruntime_onnx`; found from backend, files or directory's name where absent"),
     _done("backend", "`onnxruntime`; found from platform, files or directory's name where absent"),
     _no("runtime", "backends are built in and cannot be replaced by a library or a script"),
     _done("version_policy.latest.num_versions", "serves so many of the highest versions; 1 where no policy is given"),
@@ -114,26 +113,23 @@ FIELDS = (
     _done("dynamic_batching.preferred_batch_size", "sizes that run as soon as they can be formed"),
     _done("dynamic_batching.max_queue_delay_microseconds", "longest wait for company"),
     _done("dynamic_batching.preserve_ordering", "answers leave in the order of arrival"),
-    _later("dynamic_batching.priority_levels", _ONE_QUEUE),
-    _later("dynamic_batching.default_priority_level", _ONE_QUEUE),
-    _done("dynamic_batching.default_queue_policy.timeout_action", "`REJECT`: answers with an error"),
-    _later(
-        "dynamic_batching.default_queue_policy.timeout_action", "requests past their time are only rejected", "DELAY"
+    _done("dynamic_batching.priority_levels", "levels that requests may ask for (`priority`): 1 is served first"),
+    _done(
+        "dynamic_batching.default_priority_level", "the level of requests that ask for none, or for one there is not"
+    ),
+    _done(
+        "dynamic_batching.default_queue_policy.timeout_action",
+        "`REJECT`: answers with an error; `DELAY`: goes behind all others of its level",
     ),
     _done("dynamic_batching.default_queue_policy.default_timeout_microseconds", "longest wait in the queue; 0: none"),
-    _done("dynamic_batching.default_queue_policy.allow_timeout_override", "requests may ask for less (`timeout`)"),
-    _done("dynamic_batching.default_queue_policy.max_queue_size", "requests that may wait; 0: no bound"),
-    _later("dynamic_batching.priority_queue_policy", _ONE_QUEUE),
-    _later("sequence_batching", "requests are not bound to sequences: each stands alone"),
-    _done("ensemble_scheduling.step.model_name", "a composing model; it is loaded with the ensemble"),
-    _done("ensemble_scheduling.step.model_version", "-1: the highest that serves"),
-    _done("ensemble_scheduling.step.input_map", "input of the composing model by tensor of the ensemble"),
-    _done("ensemble_scheduling.step.output_map", "output of the composing model to tensor of the ensemble"),
-    _no("ensemble_scheduling.step.model_namespace", "names are unique over all repositories"),
-    _idle(
-        "ensemble_scheduling.max_inflight_requests",
-        "bounds how many requests of one step a request may have under way; each step has one, as no model is decoupled",
+    _done(
+        "dynamic_batching.default_queue_policy.allow_timeout_override",
+        "requests may ask for less (`timeout`), where there is a time-out",
     ),
+    _done("dynamic_batching.default_queue_policy.max_queue_size", "requests that may wait in a level; 0: no bound"),
+    _done("dynamic_batching.priority_queue_policy", "the same of single levels"),
+    _later("sequence_batching", "requests are not bound to sequences: each stands alone"),
+    _later("ensemble_scheduling", "models are not chained"),
     _done("instance_group.name", "`<model>_<index>` where absent"),
     _done("instance_group.kind", "`KIND_CPU`, `KIND_GPU`; `KIND_AUTO` takes GPUs where there are any"),
     _no("instance_group.kind", "an ONNX model does not choose its devices by itself", "KIND_MODEL"),

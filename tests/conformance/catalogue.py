@@ -11,11 +11,12 @@ from tests.conformance.cases import (
     inference,
     repository,
     restricted,
+    scheduling,
     shared_memory,
     streams,
 )
 
-_MODULES = (basics, inference, bodies, streams, extensions, repository, shared_memory, generate, restricted)
+_MODULES = (basics, inference, bodies, streams, scheduling, extensions, repository, shared_memory, generate, restricted)
 
 _ALL = tuple(case for module in _MODULES for case in module.cases())
 

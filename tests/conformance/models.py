@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from onnx import TensorProto, helper
 
@@ -221,6 +221,36 @@ def _slow() -> Model:
     return Model("slow", same("FP32", [-1, 4]), {1: (onnx_models.slow(), source)})
 
 
+_PATIENCE = """max_queue_delay_microseconds: 200000 preferred_batch_size: 8
+  priority_levels: 2 default_priority_level: 2
+  default_queue_policy {default_timeout_microseconds: 20000 allow_timeout_override: true}
+  priority_queue_policy {key: 1 value {timeout_action: DELAY default_timeout_microseconds: 1000}}"""
+_WRONG_QUEUES = {
+    "levels": "priority_levels: 2 default_priority_level: 3",
+    "policy": "priority_levels: 1 default_priority_level: 1 priority_queue_policy {key: 2 value {}}",
+    "order": "priority_levels: 2 default_priority_level: 1 preserve_ordering: true",
+    "delay": "preserve_ordering: true default_queue_policy {timeout_action: DELAY default_timeout_microseconds: 1}",
+}
+
+
+def _queued() -> Iterator[Model]:
+    """Models whose requests wait for company, until their queue has no more patience or no more room."""
+    queues = {
+        "impatient": _PATIENCE,
+        "unbounded": "max_queue_delay_microseconds: 200000 preferred_batch_size: 8 "
+        "default_queue_policy {allow_timeout_override: true}",
+        "strict": "max_queue_delay_microseconds: 200000 preferred_batch_size: 8 "
+        "default_queue_policy {default_timeout_microseconds: 60000000}",
+        "narrow": "max_queue_delay_microseconds: 200000 preferred_batch_size: 8 default_queue_policy {max_queue_size: 1}",
+        "levelled": "max_queue_delay_microseconds: 200000 preferred_batch_size: 8 priority_levels: 2 "
+        "default_priority_level: 2 priority_queue_policy {key: 2 value {max_queue_size: 1}}",
+    }
+    for name, queue in queues.items():
+        yield identity(name, "FP32", [4], 8, f"dynamic_batching {{{queue}}}")
+    for name, queue in _WRONG_QUEUES.items():
+        yield identity(f"wrong_{name}", "FP32", [4], 8, f"dynamic_batching {{{queue}}}", at_start=False)
+
+
 MODELS = (
     *(identity(f"id_{datatype.lower()}", datatype, [-1]) for datatype in DATATYPES),
     identity("batched", "FP32", [4], 8, "dynamic_batching {}"),
@@ -242,6 +272,7 @@ MODELS = (
     _scaled("latest", (1, 2), ""),
     _slow(),
     identity("idle", "FP32", [-1], at_start=False),
+    *_queued(),
     # Nobody ever loads it.
     identity("untouched", "FP32", [-1], at_start=False),
     # Each for one case: Triton's loads with a configuration depend on what was loaded before.

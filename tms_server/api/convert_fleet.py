@@ -188,6 +188,7 @@ def _reported(path: str, message: agent_pb2.ReportedModel) -> group.ModelReport:
         message=message.message,
         fetched_bytes=message.fetched_bytes,
         total_bytes=message.total_bytes,
+        fetch_bytes_per_s=max(message.fetch_bytes_per_s, 0),
         inference_count=message.inference_count,
         last_inference=fields.instant(f"{path}.last_inference", message.last_inference) if used else None,
         in_flight=message.in_flight,

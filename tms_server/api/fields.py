@@ -101,6 +101,8 @@ def model_status(view: views.ModelView) -> common_pb2.ModelStatus:
         message=view.message,
         fetched_bytes=view.fetched_bytes,
         total_bytes=view.total_bytes,
+        fetch_bytes_per_s=view.fetch_bytes_per_s,
+        fetch_remaining=duration(remaining) if (remaining := view.fetch_remaining) is not None else None,
         framework=view.framework,
         booked_bytes=view.booked_bytes,
         source_digest=view.source_digest,

@@ -106,6 +106,7 @@ class ModelReport:
     request_count: int = 0
     failure_count: int = 0
     latency: tuple[LatencyBucket, ...] = ()
+    fetch_bytes_per_s: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ FEW = 32
 K = TypeVar("K")
 V = TypeVar("V")
 _S = group.ModelState
+_LONGEST_S = 365 * 86400.0
 _ORDER = (_S.UNLOADED, _S.PENDING, _S.DRAINING, _S.FAILED, _S.FETCHING, _S.LOADING, _S.READY)
 """How far a model is, from nothing to serving."""
 
@@ -36,11 +37,20 @@ class ModelView:
     message: str = ""
     fetched_bytes: int = 0
     total_bytes: int = 0
+    fetch_bytes_per_s: int = 0
     framework: str = ""
     booked_bytes: int = 0
     source_digest: str = ""
     last_inference: dt.datetime | None = None
     inference_count: int = 0
+
+    @property
+    def fetch_remaining(self) -> dt.timedelta | None:
+        """How long the rest of a fetch takes at its rate; None where there is none or it is not known."""
+        if self.state is not group.ModelState.FETCHING or not self.fetch_bytes_per_s:
+            return None
+        left_bytes = max(self.total_bytes - self.fetched_bytes, 0)
+        return dt.timedelta(seconds=min(left_bytes / self.fetch_bytes_per_s, _LONGEST_S))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +238,7 @@ def _reported(blank: ModelView, heard: group.ModelReport) -> ModelView:
         message=heard.message,
         fetched_bytes=heard.fetched_bytes,
         total_bytes=heard.total_bytes or blank.total_bytes,
+        fetch_bytes_per_s=heard.fetch_bytes_per_s,
         last_inference=heard.last_inference,
         inference_count=heard.inference_count,
     )

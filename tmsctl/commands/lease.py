@@ -174,7 +174,7 @@ def watch(
     render = late.render
     with session.connect(common) as client:
         for update in client.watch(request):
-            table = late.progress.headline(update.lease)
+            table = late.progress.watched(update.lease)
             render.out(render.line(update, common.output, table=table, name=update.lease.id))
 
 

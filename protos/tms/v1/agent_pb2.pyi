@@ -15,6 +15,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from protos.tms.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -26,6 +27,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SourceLayout:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SourceLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SourceLayout.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SOURCE_LAYOUT_UNSPECIFIED: _SourceLayout.ValueType  # 0
+    """The same as SOURCE_LAYOUT_TREE."""
+    SOURCE_LAYOUT_TREE: _SourceLayout.ValueType  # 1
+    """A directory: each file lies at its path below the URI."""
+    SOURCE_LAYOUT_FILE: _SourceLayout.ValueType  # 2
+    """The one file itself; its path says where it goes in the model directory."""
+    SOURCE_LAYOUT_ARCHIVE: _SourceLayout.ValueType  # 3
+    """The one file, an archive that holds the model directory; the end of its path tells which kind (.tar, .tar.gz, .tgz,
+    .zip).
+    """
+
+class SourceLayout(_SourceLayout, metaclass=_SourceLayoutEnumTypeWrapper):
+    """What the URI of a model names."""
+
+SOURCE_LAYOUT_UNSPECIFIED: SourceLayout.ValueType  # 0
+"""The same as SOURCE_LAYOUT_TREE."""
+SOURCE_LAYOUT_TREE: SourceLayout.ValueType  # 1
+"""A directory: each file lies at its path below the URI."""
+SOURCE_LAYOUT_FILE: SourceLayout.ValueType  # 2
+"""The one file itself; its path says where it goes in the model directory."""
+SOURCE_LAYOUT_ARCHIVE: SourceLayout.ValueType  # 3
+"""The one file, an archive that holds the model directory; the end of its path tells which kind (.tar, .tar.gz, .tgz,
+.zip).
+"""
+Global___SourceLayout: _TypeAlias = SourceLayout  # noqa: Y015
 
 @_typing.final
 class AgentMessage(_message.Message):
@@ -161,12 +194,16 @@ class DesiredModel(_message.Message):
     FRAMEWORK_FIELD_NUMBER: _builtins.int
     CONFIG_OVERRIDE_FIELD_NUMBER: _builtins.int
     S3_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    GCS_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uri: _builtins.str
-    """Where the files are; file:// or s3://."""
+    """Where the files are; file://, s3://, gs://, http:// or https://."""
     source_digest: _builtins.str
     framework: _builtins.str
     config_override: _builtins.str
+    layout: Global___SourceLayout.ValueType
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceFile]:
         """What must be there: nothing more is fetched, nothing less is loaded."""
@@ -174,6 +211,14 @@ class DesiredModel(_message.Message):
     @_builtins.property
     def s3(self) -> Global___S3Access:
         """Access to an s3:// source; never written to disk by the sidecar."""
+
+    @_builtins.property
+    def http(self) -> Global___HttpAccess:
+        """The same for an http(s):// source."""
+
+    @_builtins.property
+    def gcs(self) -> Global___GcsAccess:
+        """The same for a gs:// source."""
 
     def __init__(
         self,
@@ -185,10 +230,13 @@ class DesiredModel(_message.Message):
         framework: _builtins.str = ...,
         config_override: _builtins.str = ...,
         s3: Global___S3Access | None = ...,
+        http: Global___HttpAccess | None = ...,
+        gcs: Global___GcsAccess | None = ...,
+        layout: Global___SourceLayout.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["s3", b"s3"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gcs", b"gcs", "http", b"http", "s3", b"s3"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_override", b"config_override", "files", b"files", "framework", b"framework", "name", b"name", "s3", b"s3", "source_digest", b"source_digest", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_override", b"config_override", "files", b"files", "framework", b"framework", "gcs", b"gcs", "http", b"http", "layout", b"layout", "name", b"name", "s3", b"s3", "source_digest", b"source_digest", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,6 +306,50 @@ class S3Access(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___S3Access: _TypeAlias = S3Access  # noqa: Y015
+
+@_typing.final
+class HttpAccess(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    authorization: _builtins.str
+    """Sent as the Authorization header; empty: none."""
+    def __init__(
+        self,
+        *,
+        authorization: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpAccess: _TypeAlias = HttpAccess  # noqa: Y015
+
+@_typing.final
+class GcsAccess(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_URL_FIELD_NUMBER: _builtins.int
+    BEARER_TOKEN_FIELD_NUMBER: _builtins.int
+    endpoint_url: _builtins.str
+    """Empty: Google's own."""
+    bearer_token: _builtins.str
+    """Short-lived OAuth token; empty: what anybody may read."""
+    def __init__(
+        self,
+        *,
+        endpoint_url: _builtins.str = ...,
+        bearer_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bearer_token", b"bearer_token", "endpoint_url", b"endpoint_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GcsAccess: _TypeAlias = GcsAccess  # noqa: Y015
 
 @_typing.final
 class DesiredEndpoint(_message.Message):
@@ -418,6 +510,7 @@ class ReportedModel(_message.Message):
     REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     FAILURE_COUNT_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
+    FETCH_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source_digest: _builtins.str
     config_digest: _builtins.str
@@ -442,6 +535,8 @@ class ReportedModel(_message.Message):
     request_count: _builtins.int
     """Requests ended well, and with an error, since this load."""
     failure_count: _builtins.int
+    fetch_bytes_per_s: _builtins.int
+    """Rate of the last seconds while it is fetched; 0 unknown."""
     @_builtins.property
     def last_inference(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -476,10 +571,11 @@ class ReportedModel(_message.Message):
         request_count: _builtins.int = ...,
         failure_count: _builtins.int = ...,
         latency: _abc.Iterable[Global___LatencyBucket] | None = ...,
+        fetch_bytes_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_inference", b"last_inference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_after_load", b"bytes_after_load", "bytes_before_load", b"bytes_before_load", "bytes_peak_load", b"bytes_peak_load", "compute_ns", b"compute_ns", "config_digest", b"config_digest", "failure_count", b"failure_count", "fetched_bytes", b"fetched_bytes", "files", b"files", "in_flight", b"in_flight", "inference_count", b"inference_count", "last_inference", b"last_inference", "latency", b"latency", "message", b"message", "name", b"name", "queue_ns", b"queue_ns", "reason", b"reason", "request_count", b"request_count", "retryable", b"retryable", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_after_load", b"bytes_after_load", "bytes_before_load", b"bytes_before_load", "bytes_peak_load", b"bytes_peak_load", "compute_ns", b"compute_ns", "config_digest", b"config_digest", "failure_count", b"failure_count", "fetch_bytes_per_s", b"fetch_bytes_per_s", "fetched_bytes", b"fetched_bytes", "files", b"files", "in_flight", b"in_flight", "inference_count", b"inference_count", "last_inference", b"last_inference", "latency", b"latency", "message", b"message", "name", b"name", "queue_ns", b"queue_ns", "reason", b"reason", "request_count", b"request_count", "retryable", b"retryable", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,6 +281,8 @@ class ModelStatus(_message.Message):
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     LAST_INFERENCE_FIELD_NUMBER: _builtins.int
     INFERENCE_COUNT_FIELD_NUMBER: _builtins.int
+    FETCH_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    FETCH_REMAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___ModelState.ValueType
     reason: _builtins.str
@@ -295,8 +297,12 @@ class ModelStatus(_message.Message):
     source_digest: _builtins.str
     """sha256 over the sorted list of paths, sizes and versions of its source files: which bytes are meant."""
     inference_count: _builtins.int
+    fetch_bytes_per_s: _builtins.int
+    """Rate of the last seconds while it is fetched, and the time that the rest takes at this rate; 0 and absent unknown."""
     @_builtins.property
     def last_inference(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def fetch_remaining(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -311,10 +317,12 @@ class ModelStatus(_message.Message):
         source_digest: _builtins.str = ...,
         last_inference: _timestamp_pb2.Timestamp | None = ...,
         inference_count: _builtins.int = ...,
+        fetch_bytes_per_s: _builtins.int = ...,
+        fetch_remaining: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_inference", b"last_inference"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch_remaining", b"fetch_remaining", "last_inference", b"last_inference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["booked_bytes", b"booked_bytes", "fetched_bytes", b"fetched_bytes", "framework", b"framework", "inference_count", b"inference_count", "last_inference", b"last_inference", "message", b"message", "name", b"name", "reason", b"reason", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["booked_bytes", b"booked_bytes", "fetch_bytes_per_s", b"fetch_bytes_per_s", "fetch_remaining", b"fetch_remaining", "fetched_bytes", b"fetched_bytes", "framework", b"framework", "inference_count", b"inference_count", "last_inference", b"last_inference", "message", b"message", "name", b"name", "reason", b"reason", "source_digest", b"source_digest", "state", b"state", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,7 +18,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "status+text+body",
         "sequence/*",
     ),
-    known(Verdict.NEWER, "the configuration has max_inflight_requests", "body", "ensemble/http/config"),
+    known(Verdict.LACKING, "ensembles are not loaded", "status", "ensemble/*"),
     # Classification
     known(
         Verdict.DELIBERATE,
@@ -176,6 +176,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "a load that asks for what cannot be is the client's fault: 400 or INVALID_ARGUMENT, not 500 or INTERNAL",
         "status",
         "repository/*/load-misnamed",
+        "schedule/http/wrong-*",
         "repository/*/load-unreadable",
         "repository/*/config-array",
         "repository/*/config-unknown-field",

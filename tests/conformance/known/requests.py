@@ -316,6 +316,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "stream/grpc/real-status-false",
         "stream/grpc/empty-final-wrong",
         "stream/grpc/model-fails",
+        "schedule/grpc/full*",
     ),
     known(
         Verdict.DELIBERATE,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gpu_worker.engine import border
+from gpu_worker.http import exchange
 from gpu_worker.http import limits as http_limits
-from gpu_worker.http import messages
 from gpu_worker.wire import intake as wire_intake
 
 OCTETS = "application/octet-stream"
@@ -367,7 +367,7 @@ async def test_requests_are_freed_without_a_search_for_garbage(serve: Any) -> No
         other = await front.connect()
         async with asyncio.timeout(60):
             # The thread that ran the model may be a moment behind.
-            while any(type(each) in (messages.Request, border.InferRequest) for each in gc.get_objects()):
+            while any(type(each) in (exchange.Exchange, border.InferRequest) for each in gc.get_objects()):
                 await other.ask(GOOD)
     finally:
         gc.enable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import socket
@@ -20,6 +19,7 @@ from sidecar import values
 from tests.support import onnx_models, v2_servers
 
 from .control_plane import PATIENCE_S, ControlPlane, Sidecar
+from .sources import model_of
 
 BUCKET = "models"
 ACCESS = {"access_key_id": "a-key-id-for-tests", "secret_access_key": "a-secret-for-tests", "region": "us-east-1"}
@@ -133,18 +133,6 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
     (directory / "1" / "model.onnx").write_bytes(b"weights" * 1000)
     (directory / "config.pbtxt").write_text('name: "digits"\nmax_batch_size: 8\n')
     return directory
-
-
-def model_of(directory: pathlib.Path, name: str = "digits") -> values.Model:
-    """The directory as the control plane resolves it."""
-    files = []
-    for path in sorted(each for each in directory.rglob("*") if each.is_file()):
-        found = path.stat()
-        relative = str(path.relative_to(directory))
-        files.append(values.SourceFile(path=relative, size_bytes=found.st_size, version=str(found.st_mtime_ns)))
-    said = "".join(f"{file.path}\0{file.size_bytes}\0{file.version}\n" for file in files)
-    digest = hashlib.sha256(said.encode()).hexdigest()
-    return values.Model(name=name, uri=directory.as_uri(), files=tuple(files), source_digest=digest)
 
 
 def scaled(source: pathlib.Path, name: str, factor: float = 2.0) -> values.Model:

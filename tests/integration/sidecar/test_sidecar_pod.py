@@ -15,8 +15,9 @@ import pytest
 from protos.tms.v1 import agent_pb2
 from tests.support import onnx_models, v2_servers
 
-from .conftest import ask, model_of, scaled
+from .conftest import ask, scaled
 from .control_plane import PATIENCE_S, ControlPlane, Sidecar, desired, serving, states
+from .sources import model_of
 
 _LOOK_S = 0.05
 

@@ -13,11 +13,13 @@ import pytest
 import trustme
 
 from protos.tms.v1 import agent_pb2
-from sidecar import s3, values
+from sidecar import values
+from sidecar.fetching import reading
 from tests.support import onnx_models, v2_servers
 
-from .conftest import ACCESS, Cutter, Store, ask, model_of, scaled
+from .conftest import ACCESS, Cutter, Store, ask, scaled
 from .control_plane import PATIENCE_S, READY, TOKEN, ControlPlane, Sidecar, desired, message, serving, states
+from .sources import model_of
 
 
 @pytest.fixture
@@ -360,8 +362,8 @@ async def test_a_model_of_an_object_store_serves_and_no_secret_is_kept(
 async def test_killed_in_the_middle_of_a_fetch_it_goes_on_where_it_was(
     control: ControlPlane, sidecar: Sidecar, store: Store, s3_server: tuple[str, int], tmp_path: pathlib.Path
 ) -> None:
-    cutter = Cutter(s3_server, 5 * s3.RANGE_BYTES)
-    data = bytes(8 * s3.RANGE_BYTES)
+    cutter = Cutter(s3_server, 5 * reading.SPAN_BYTES)
+    data = bytes(8 * reading.SPAN_BYTES)
     files = (store.put("digits", "1/data.bin", data), store.put("digits", "1/model.onnx", onnx_models.scale(5.0)))
     model = desired(values.Model(name="digits", uri="s3://models/digits", files=files, source_digest="d"))
     model.s3.CopyFrom(agent_pb2.S3Access(endpoint_url=cutter.url, path_style=True, **ACCESS))

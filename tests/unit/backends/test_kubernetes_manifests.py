@@ -111,6 +111,16 @@ def test_a_cache_that_pods_share_has_a_volume_of_its_own(cache: options_module.C
     assert "--cache-dir=/tms/cache" in made["initContainers"][0]["args"]
 
 
+def test_a_bounded_cache_is_kept_below_its_volume_by_the_sidecar() -> None:
+    own, shared = (
+        pod(support.spec(), with_profile(cache=options_module.Cache(size_bytes=2000, claim=claim)))
+        for claim in ("", "c")
+    )
+    assert "--cache-budget=1900" in own["initContainers"][0]["args"]
+    assert "--cache-budget=2000" in shared["initContainers"][0]["args"]
+    assert {"name": "models", "emptyDir": {}} in shared["volumes"]
+
+
 @pytest.mark.parametrize(("size_bytes", "volume"), [(0, {}), (2**30, {"sizeLimit": "1Gi"})])
 def test_the_pods_own_cache_lies_beside_the_models_so_that_links_suffice(size_bytes: int, volume: Any) -> None:
     made = pod(support.spec(), with_profile(cache=options_module.Cache(size_bytes=size_bytes)))

@@ -86,6 +86,8 @@ def test_the_default_sidecar_is_told_where_everything_is() -> None:
         "--data-dir=/data/groups/g-1/sidecar",
         "--cache-dir=/data/cache",
     )
+    bounded = commands.sidecar_argv(made(cache_bytes=7), SPEC, pathlib.Path("/data/groups/g-1"))
+    assert bounded == (*argv, "--cache-budget=7")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from protos.tms.v1 import agent_pb2, common_pb2
 from sidecar import activity, errors, health, report, state, usage, values, wire
 from sidecar import desired as desired_state
 from sidecar.desired import Phase
+from sidecar.fetching import progress
 
 SECRET = "do-not-write-this"
 MODEL = agent_pb2.DesiredModel(
@@ -72,7 +73,7 @@ def seen(held: dict[str, desired_state.Held], **changes: object) -> report.Seen:
         "forwarded": {},
         "reading": usage.Reading(at_ms=1_700_000_000_123),
         "trouble": None,
-        "fetched_bytes": {},
+        "fetches": {},
         "endpoints": (WORKER,),
         "unopened": {},
         "worker": WORKER,
@@ -127,7 +128,9 @@ def test_nothing_is_called_ready_while_the_server_is_down() -> None:
 def test_a_failure_is_told_in_full() -> None:
     failure = desired_state.Failure("StoreUnavailable", "no answer", retryable=True)
 
-    [model] = report.build(seen({"digits": held(Phase.WAITING, failure)}, fetched_bytes={"digits": 2})).models
+    [model] = report.build(
+        seen({"digits": held(Phase.WAITING, failure)}, fetches={"digits": progress.Seen(2, 5, 1)})
+    ).models
 
     assert model.state == common_pb2.MODEL_STATE_FAILED
     assert (model.reason, model.message, model.retryable) == ("StoreUnavailable", "no answer", True)

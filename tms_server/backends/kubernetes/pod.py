@@ -113,7 +113,14 @@ def _sidecar_args(
         "--health-address=$(POD_IP)",
         f"--health-port={names.HEALTH_PORT}",
     ]
+    if profile.cache.size_bytes:
+        args.append(f"--cache-budget={_budget_bytes(profile.cache)}")
     return [*args, "--server-ca=/tms/ca/ca.crt"] if options.ca_config_map else args
+
+
+def _budget_bytes(cache: options_module.Cache) -> int:
+    """A pod that goes beyond the bound of its own volume is evicted: the sidecar gives models up before."""
+    return cache.size_bytes if _is_shared(cache) else cache.size_bytes * 19 // 20
 
 
 def _sidecar_mounts(options: options_module.Options, profile: options_module.Profile) -> list[Json]:
@@ -181,7 +188,8 @@ def _is_shared(cache: options_module.Cache) -> bool:
 
 
 def _bound(cache: options_module.Cache) -> Json:
-    return {"sizeLimit": quantities.of_bytes(cache.size_bytes)} if cache.size_bytes else {}
+    bounded = cache.size_bytes and not _is_shared(cache)
+    return {"sizeLimit": quantities.of_bytes(cache.size_bytes)} if bounded else {}
 
 
 def _drain_s(options: options_module.Options, profile: options_module.Profile) -> int:

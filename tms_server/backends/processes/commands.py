@@ -61,7 +61,8 @@ def sidecar_argv(options: options_module.Options, spec: backend.LaunchSpec, dire
         "data_dir": str(directory / "sidecar"),
         "cache_dir": str(directory.parent.parent / "cache"),
     }
-    return (*_fill(options.sidecar_command, values), *_tls_flags(options.sidecar_tls))
+    budget = (f"--cache-budget={options.cache_bytes}",) if options.cache_bytes else ()
+    return (*_fill(options.sidecar_command, values), *budget, *_tls_flags(options.sidecar_tls))
 
 
 def worker_environment(options: options_module.Options, devices: Sequence[str]) -> dict[str, str]:

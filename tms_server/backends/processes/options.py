@@ -100,6 +100,8 @@ class Options:
     default_memory_bytes: int = 4 * GIB
     margin_bytes: int = 0
     """Kept free of models on each worker."""
+    cache_bytes: int = 0
+    """Bound of the cache of models; 0: the disk."""
     gpus: tuple[str, ...] = ()
     backoff: Backoff = Backoff()
     stop_grace: dt.timedelta = dt.timedelta(seconds=30)

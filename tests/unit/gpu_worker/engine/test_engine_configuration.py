@@ -172,6 +172,25 @@ def test_whole_shapes_in_the_configuration_mean_no_batching() -> None:
             "preferred_batch_size [9] must lie between 1 and 8",
         ),
         ('dynamic_batching { } input { name: "X" data_type: TYPE_FP32 dims: [-1, 3] }', "needs max_batch_size"),
+        *(
+            (f"max_batch_size: 8 dynamic_batching {{ {text} }}", fragment)
+            for text, fragment in (
+                ("priority_levels: 2", "default priority level must be in range [1, 2]"),
+                ("priority_levels: 2 default_priority_level: 3", "default priority level must be in range [1, 2]"),
+                (
+                    "priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value { } }",
+                    "priority queue policy must have priority level in range [1, 2], not 3",
+                ),
+                (
+                    "priority_levels: 2 default_priority_level: 1 preserve_ordering: true",
+                    "Only one priority level is allowed when 'preserve_ordering' is true",
+                ),
+                (
+                    "preserve_ordering: true default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1 }",
+                    "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true",
+                ),
+            )
+        ),
     ],
 )
 def test_a_configuration_that_contradicts_the_model_is_refused(text: str, fragment: str) -> None:

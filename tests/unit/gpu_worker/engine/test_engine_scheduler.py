@@ -126,6 +126,7 @@ DYNAMIC = dataclasses.replace(
     steps=strategies.lists(
         strategies.one_of(
             strategies.lists(strategies.sampled_from(["a", "b"]), min_size=1, max_size=4),
+            strategies.lists(strategies.sampled_from(["a", "b"]), min_size=1, max_size=4).map(tuple),
             strategies.integers(1, 20),
         ),
         max_size=12,
@@ -133,7 +134,7 @@ DYNAMIC = dataclasses.replace(
 )
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_no_request_is_lost_whatever_becomes_of_the_instances(
-    model: spec.ModelSpec, made: type[Double], steps: list[list[str] | int]
+    model: spec.ModelSpec, made: type[Double], steps: list[list[str] | tuple[str, ...] | int]
 ) -> None:
     programs = {"a": made(), "b": made()}
     answers: list[int] = []
@@ -143,14 +144,17 @@ def test_no_request_is_lost_whatever_becomes_of_the_instances(
     try:
         for step in steps:
             if isinstance(step, list):
-                serving.resize([programs[name] for name in step])
+                serving.settle(serving.prepare([programs[name] for name in step]))
+                continue
+            if isinstance(step, tuple):
+                serving.drop(serving.prepare([programs[name] for name in step]))
                 continue
             requests = [_request(model, asked + index, answers) for index in range(step)]
             assert serving.submit(requests, loop, time.monotonic_ns(), regions.Regions()) == []
             asked += step
         serving.stop()
         assert serving.join(time.monotonic() + 60)
-        serving.resize(list(programs.values()))
+        serving.settle(serving.prepare(list(programs.values())))
         assert serving.join(time.monotonic() + 60), "what is stopped does not begin again"
     finally:
         loop.close()
@@ -254,30 +258,3 @@ def test_what_may_take_long_never_runs_on_the_loop(model: spec.ModelSpec, *, ste
         serving.ask()
     assert threading.get_ident() not in program.ran_in
     serving.end()
-
-
-def test_threads_that_cannot_be_had_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = threading.Thread.start
-    left = 1
-
-    def refusing(thread: threading.Thread) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refusing)
-    loop = AtOnce()
-    answers: list[int] = []
-    serving = scheduler.Scheduler(MODEL, [Double()] * 3, statistics.Statistics())
-    serving.resize([Double()])
-    try:
-        assert serving.submit([_request(MODEL, 7, answers)], loop, time.monotonic_ns(), regions.Regions()) == []
-        serving.stop()
-        assert serving.join(time.monotonic() + 60)
-    finally:
-        loop.close()
-    assert answers == [7]
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        scheduler.Scheduler(MODEL, [Double()], statistics.Statistics())

@@ -1,0 +1,1 @@
+"""The content-addressed cache of a node, shared by all sidecars on it."""
