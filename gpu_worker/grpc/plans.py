@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpu_worker.engine import border
@@ -20,6 +21,12 @@ from protos.inference.v2 import predict_pb2
 _MOST_PLANS = 1024
 _MOST_KEY_BYTES = 2**12
 _MOST_PARTS = 64
+# Sizes of messages that templates are kept of, and how many of each; of those that find no room one in so many does.
+_MOST_SIZES = 256
+_MOST_TEMPLATES = 4
+_RELEARNED = 64
+_PREFIX_BYTES = 5
+_Scan = tuple[int, int, int, int, list[border.Buffer]]
 # Tags of length-delimited fields. All of ModelInferRequest's are; others are left to protobuf.
 _ID, _RAW = 3 << 3 | 2, 7 << 3 | 2
 _PLAIN = frozenset(field << 3 | 2 for field in (1, 2, 4, 5, 6))
@@ -31,6 +38,20 @@ _MOST_SHIFT = 28
 _SHORT = 0x7F
 # Of smaller messages tensors are copied: that costs less than a view.
 _COPIED_BYTES = 2**12
+
+
+class _Template(NamedTuple):
+    """A message of one size, with the five bytes before it, that was read before: where others are the same, and differ.
+
+    `rest` are places and bytes behind `head`. `tensors` are name, datatype, shape and place of each.
+    """
+
+    head: bytes
+    rest: tuple[tuple[int, bytes], ...]
+    identifier: slice | None
+    tensors: tuple[tuple[str, str, tuple[int, ...], slice], ...]
+    request: _Request
+    form: object
 
 
 class _Request(NamedTuple):
@@ -49,6 +70,21 @@ class Plans:
     def __init__(self) -> None:
         self._requests: dict[bytes, _Request] = {}
         self._answers: dict[object, tuple[bytes, bytes]] = {}
+        self._templates: dict[int, list[_Template]] = {}
+        self._framed: dict[object, tuple[bytes, int]] = {}
+        self._unknown = 0
+
+    def known(self, framed: bytes, reply: border.Reply) -> border.InferRequest | None:
+        """As `decode`, of a message with its five bytes; None for what `decode` has to look at, be it well or not."""
+        for template in self._templates.get(len(framed), ()):
+            if not framed.startswith(template.head):
+                continue
+            for at, part in template.rest:
+                if not framed.startswith(part, at):
+                    break
+            else:
+                return _filled(template, framed, reply)
+        return None
 
     def decode(self, message: border.Buffer, reply: border.Reply) -> border.InferRequest:
         """The request in `message`; its tensors share the message's memory where that is large.
@@ -74,6 +110,8 @@ class Plans:
             return self._read(key, identifier, raw, reply)
         if len(raw) != len(plan.inputs):
             return _whole(message, reply)
+        if type(message) is bytes and len(message) <= _COPIED_BYTES:
+            self._learn(message, scan, plan)
         inputs = [
             border.Tensor(name, datatype, shape, data)
             for (name, datatype, shape), data in zip(plan.inputs, raw, strict=True)
@@ -82,6 +120,22 @@ class Plans:
             *(plan.model, plan.version, identifier, inputs, plan.outputs, plan.parameters, reply),
             received=border.Received("GRPC", began_ns, time.monotonic_ns()),
         )
+
+    def frame(self, answer: border.InferResponse) -> tuple[Sequence[border.Buffer], int]:
+        """As `encode`, with the five bytes before the message; and how many bytes these are in all."""
+        outputs = answer.outputs
+        if len(outputs) != 1 or answer.id or answer.parameters or outputs[0].region is not None:
+            pieces = self.encode(answer)
+            size = sum(map(len, pieces))
+            pieces.insert(0, b"\0" + size.to_bytes(4))
+            return pieces, _PREFIX_BYTES + size
+        only = outputs[0]
+        data = only.data
+        key = (answer.model_name, answer.model_version, only.name, only.datatype, only.shape, len(data))
+        found = self._framed.get(key)
+        if found is None:
+            found = self._remember_framed(key, answer)
+        return (found[0], data), found[1]
 
     def encode(self, answer: border.InferResponse) -> list[border.Buffer]:
         """The answer's message in pieces, which share the tensors' memory; all tensors are raw."""
@@ -135,6 +189,30 @@ class Plans:
         inputs = tuple((tensor.name, tensor.datatype, tensor.shape) for tensor in found.inputs)
         self._requests[key] = _Request(found.model, found.version, inputs, found.outputs, dict(found.parameters))
 
+    def _learn(self, message: bytes, scan: _Scan, plan: _Request) -> None:
+        """How to know the next message that differs from this one in id and tensors only."""
+        known = self._templates.setdefault(len(message) + _PREFIX_BYTES, [])
+        if len(known) >= _MOST_TEMPLATES:
+            # Of one size there are too many: to learn each anew would cost more than it saves.
+            self._unknown += 1
+            if self._unknown % _RELEARNED:
+                return
+            del known[0]
+        known.append(_template(message, scan, plan))
+        if len(self._templates) > _MOST_SIZES:
+            self._templates.clear()
+
+    def _remember_framed(self, key: object, answer: border.InferResponse) -> tuple[bytes, int]:
+        (only,) = answer.outputs
+        head = b"".join((*self._head(answer), _raw_output(len(only.data))))
+        size = len(head) + len(only.data)
+        found = b"\0" + size.to_bytes(4) + head, _PREFIX_BYTES + size
+        if len(head) <= _MOST_KEY_BYTES:
+            if len(self._framed) >= _MOST_PLANS:
+                self._framed.clear()
+            self._framed[key] = found
+        return found
+
     def _describe(self, key: object, answer: border.InferResponse) -> tuple[bytes, bytes]:
         """What comes before the id, and after it."""
         before = predict_pb2.ModelInferResponse(model_name=answer.model_name, model_version=answer.model_version)
@@ -145,6 +223,58 @@ class Plans:
                 self._answers.clear()
             self._answers[key] = found
         return found
+
+
+def _filled(template: _Template, framed: bytes, reply: border.Reply) -> border.InferRequest | None:
+    now_ns = time.monotonic_ns()
+    request, tensors = template.request, template.tensors
+    identifier = ""
+    if template.identifier is not None:
+        try:
+            identifier = str(framed[template.identifier], "utf-8")
+        except UnicodeDecodeError:
+            return None
+    if len(tensors) == 1:
+        # Without the call that a comprehension is.
+        ((name, datatype, shape, place),) = tensors
+        inputs = [border.Tensor(name, datatype, shape, framed[place])]
+    else:
+        inputs = [border.Tensor(name, datatype, shape, framed[place]) for name, datatype, shape, place in tensors]
+    return border.InferRequest(
+        request.model,
+        request.version,
+        identifier,
+        inputs,
+        request.outputs,
+        request.parameters,
+        reply,
+        received=border.Received("GRPC", now_ns, now_ns),
+        form=template.form,
+    )
+
+
+def _template(message: bytes, scan: _Scan, plan: _Request) -> _Template:
+    """What `message` is made of, around its id and its tensors."""
+    _id_tag, id_start, id_stop, head_end, raw = scan
+    framed = bytes(1) + len(message).to_bytes(4) + message
+    places = []
+    at = head_end
+    for data in raw:
+        at += _extent(message, at + 1)[0] - at
+        places.append(slice(at + _PREFIX_BYTES, at + len(data) + _PREFIX_BYTES))
+        at += len(data)
+    identifier = slice(id_start + _PREFIX_BYTES, id_stop + _PREFIX_BYTES) if id_stop else None
+    holes = sorted([*places, *([identifier] if identifier else [])], key=lambda hole: (hole.start, hole.stop))
+    starts, stops = [0, *(hole.stop for hole in holes)], [*(hole.start for hole in holes), len(framed)]
+    parts = [(start, framed[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    return _Template(
+        parts[0][1],
+        tuple((at, part) for at, part in parts[1:] if part),
+        identifier,
+        tuple((*named, place) for named, place in zip(plan.inputs, places, strict=True)),
+        plan,
+        object(),
+    )
 
 
 def _final(final: bool) -> bytes:  # noqa: FBT001 - what it tells
@@ -161,7 +291,7 @@ def _whole(message: border.Buffer, reply: border.Reply) -> border.InferRequest:
     return codec.decode(found, found.raw_input_contents, reply)
 
 
-def _scan(message: border.Buffer) -> tuple[int, int, int, int, list[border.Buffer]] | None:
+def _scan(message: border.Buffer) -> _Scan | None:
     """Where the id's field begins, where its text starts and stops (0 without one), where the tensors begin, and these.
 
     None for a message that is not as expected, or has no tensors.

@@ -32,6 +32,8 @@ class Service:
         self._engine = engine
         self._rules = rules
         self.plans = plans.Plans()
+        self.ruled = rules.restriction.is_on or rules.forwarding.is_on or rules.trace_context
+        """Whether `check` and `complete` have anything to do."""
         self._intake = intake
 
     def table(self) -> dict[str, calls.Method]:
@@ -77,25 +79,24 @@ class Service:
         guard.check(self._rules.restriction, "inference", call)
         inference = Inference(self._intake, self._rules.sharing, done)
         request = codec.decode(message, raw, inference)
-        return self._submitted(inference, request, call, message.ByteSize())
+        self.complete(request, call)
+        inference.submit(request, call.deadline_s, message.ByteSize())
+        return inference
 
-    def infer_bytes(self, message: border.Buffer, call: calls.Call, done: Callable[[Answer], None]) -> Inference:
-        """As `infer`, of a message that was not parsed. Raises protobuf's DecodeError too."""
+    def check(self, call: calls.Call) -> None:
+        """Raises InferenceError where the call may not infer."""
         guard.check(self._rules.restriction, "inference", call)
-        inference = Inference(self._intake, self._rules.sharing, done)
-        request = self.plans.decode(message, inference)
-        return self._submitted(inference, request, call, len(message))
 
-    def _submitted(
-        self, inference: Inference, request: border.InferRequest, call: calls.Call, size_bytes: int
-    ) -> Inference:
-        """What the call's metadata adds to a request, however it was read."""
+    def complete(self, request: border.InferRequest, call: calls.Call) -> None:
+        """Adds what the call's metadata says to a request, however it was read."""
         if self._rules.forwarding.is_on:
             request.parameters = self._rules.forwarding.add(request.parameters, calls.texts(call))
         if self._rules.trace_context:
             calls.within_span(request, call)
-        inference.submit(request, call.deadline_s, size_bytes)
-        return inference
+
+    def claim(self, request: border.InferRequest) -> int:
+        """How many bytes the engine will copy from shared memory for it. Raises InferenceError."""
+        return self._rules.sharing.claim(request.inputs, request.outputs)
 
     async def _stream(self, requests: AsyncIterator[predict_pb2.ModelInferRequest], call: calls.Call) -> None:
         await stream.Stream(self._intake, self._rules, requests, call).run()
@@ -240,11 +241,11 @@ class Inference:
         if done is None:
             return
         if not final and isinstance(answer, border.InferResponse):
-            answer = _decoupled(answer.model_name)
+            answer = decoupled(answer.model_name)
         done(answer)
 
 
-def _decoupled(model: str) -> border.InferenceError:
+def decoupled(model: str) -> border.InferenceError:
     message = f"ModelInfer RPC doesn't support models with decoupled transaction policy, as '{model}'"
     return border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
 

@@ -21,25 +21,30 @@ class Budget:
 
     def __init__(self, limits: http2_limits.Limits) -> None:
         self._limits = limits
-        self.idle_frames = 0
+        self.sent = 0
+        """Frames of headers and data that went to the client: counted by who sends them."""
+        self._idle_frames = 0
+        self._seen_sent = 0
         self._resets = float(limits.resets)
         self._resets_at_s = -math.inf
         self._pinged_at_s = -math.inf
         self._strikes = 0
 
-    def sent(self, count: int = 1) -> None:
-        """Frames of headers or data went to the client: what it sends now may be about them, and a few for each."""
-        idle = self.idle_frames
-        credit = count * _ANSWERS
-        self.idle_frames = -credit if idle > 0 else max(idle - credit, _MOST_CREDIT)
-        self._pinged_at_s = -math.inf
-        self._strikes = 0
-
     def idle(self, what: str) -> None:
         """One frame that carries nothing. ConnectionFault when there were too many in a row."""
-        self.idle_frames += 1
-        if self.idle_frames > self._limits.idle_frames:
+        if self.sent != self._seen_sent:
+            self._look()
+        self._idle_frames += 1
+        if self._idle_frames > self._limits.idle_frames:
             raise codes.calm(f"more than {self._limits.idle_frames} frames that carry nothing, the last {what}")
+
+    def _look(self) -> None:
+        """What was sent since: what the client sends now may be about it, a few frames for each of its."""
+        credit = (self.sent - self._seen_sent) * _ANSWERS
+        self._seen_sent = self.sent
+        self._idle_frames = max(min(self._idle_frames, 0) - credit, _MOST_CREDIT)
+        self._pinged_at_s = -math.inf
+        self._strikes = 0
 
     def reset(self, now_s: float) -> None:
         """One stream reset by the client, or because of it. ConnectionFault when there were too many of late."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from gpu_worker.http2 import codes, flow, streams
 
 # A piece keeps all bytes that came with it alive: those that are small beside them are copied out.
-_COPIED_BYTES = 2**12
+COPIED_BYTES = 2**12
 _COPIED_PART = 16
 # So much of what comes late is one frame that carries nothing; a small frame costs more than its bytes.
 _LATE_BYTES = 2**12
@@ -46,6 +46,18 @@ class Body:
         self._ends = False
         self._late_bytes = 0
         self.open = False
+
+    def take(self, stream: streams.Stream | None, data: bytes, at: int, frame: tuple[int, int, int]) -> int:
+        """Takes what has come of a frame (size, flags, stream) whose payload starts at `at`; returns how far that is."""
+        size, flags, _identifier = frame
+        if (
+            stream is not None
+            and at + size <= len(data)
+            and not flags & codes.PADDED
+            and self.fits(stream, size, flags)
+        ):
+            return self.whole(stream, data, at, (size, flags))
+        return self.begin(data, at, frame)
 
     def fits(self, stream: streams.Stream, size: int, flags: int) -> bool:
         """Whether a frame of `stream` without padding breaks no rule that has to be looked at closer."""
@@ -179,6 +191,6 @@ class Body:
 
 def _piece(data: bytes, at: int, end: int) -> streams.Buffer:
     size = end - at
-    if size < _COPIED_BYTES or size * _COPIED_PART < len(data):
+    if size < COPIED_BYTES or size * _COPIED_PART < len(data):
         return data[at:end]
     return memoryview(data)[at:end]

@@ -23,6 +23,7 @@ number = _LONG.pack
 
 _BIT31 = 2**31 - 1
 _MOST_SETTINGS = 32
+_MOST_FOLLOWED = 1024
 PRIORITY_BYTES = 5
 
 
@@ -58,9 +59,13 @@ def reset(stream: int, code: int) -> bytes:
 
 
 class Block:
-    """A header block made ready for HEADERS: the five bytes before the stream, and what comes after it."""
+    """A header block made ready for HEADERS: the five bytes before the stream, and what comes after it.
 
-    __slots__ = ("body", "prefix")
+    `followed` has, by the size of a DATA frame that comes next, what stands between the stream's number and its number
+    there.
+    """
+
+    __slots__ = ("body", "followed", "prefix")
 
     def __init__(self, body: bytes, *, last: bool) -> None:
         """With `last` nothing follows on the stream. ValueError for a block that every peer's frames may not hold."""
@@ -69,6 +74,14 @@ class Block:
         flags = codes.END_HEADERS | codes.END_STREAM if last else codes.END_HEADERS
         self.prefix = opening(len(body), codes.HEADERS, flags)
         self.body = body
+        self.followed: dict[int, bytes] = {}
+
+    def follow(self, size: int) -> bytes:
+        """What `followed` has for `size`, from now on."""
+        if len(self.followed) >= _MOST_FOLLOWED:
+            self.followed.clear()
+        found = self.followed[size] = self.body + opening(size, codes.DATA, 0)
+        return found
 
     @property
     def last(self) -> bool:

@@ -39,7 +39,6 @@ class Sender:
         self.held = False
         self.unsent_bytes = 0
         self.progress_s = 0.0
-        self.sent = 0
         self.waiting: dict[int, Stream] = {}
         self._ready: dict[int, Stream] = {}
         self._limits = limits
@@ -71,17 +70,14 @@ class Sender:
             return
         if self._first_block:
             head = self._first(head)
-        identifier = stream.id
-        number = frames.number(identifier)
+        number = frames.number(stream.id)
         out = self.out
         if not out:
             self.wake()
         self.window -= size
-        out += (head.prefix, number, head.body, _HEADER(size >> 16, size & 0xFFFF, 0, 0, identifier))
-        out += parts
-        out += (trailers.prefix, number, trailers.body)
-        self.sent += 1
-        self._budget.sent()
+        between = head.followed.get(size) or head.follow(size)
+        out += (head.prefix, number, between, number, *parts, trailers.prefix, number, trailers.body)
+        self._budget.sent += 1
         self._over(stream)
 
     def send(self, stream: Stream, head: frames.Block | None, parts: Sequence[Buffer], size: int) -> None:
@@ -188,8 +184,7 @@ class Sender:
         self.window -= size
         self.unsent_bytes -= size
         self._out_bytes += size
-        self.sent += 1
-        self._budget.sent(count)
+        self._budget.sent += count
 
     def _move(self, stream: Stream, size: int) -> int:
         """Frames of `size` bytes go to `out`; returns how many."""
@@ -229,11 +224,7 @@ class Sender:
             block = self._first(block)
         self.control(block.prefix)
         self.out += (frames.number(stream.id), block.body)
-        self._sent()
-
-    def _sent(self) -> None:
-        self.sent += 1
-        self._budget.sent()
+        self._budget.sent += 1
 
     def _first(self, block: frames.Block) -> frames.Block:
         """The connection's first block tells that this encoder keeps no table (RFC 7541 section 4.2)."""

@@ -52,6 +52,8 @@ Respond = Callable[["Stream", frames.Block, Sequence[Buffer], int, frames.Block]
 class Host(Protocol):
     """What a stream asks of its connection."""
 
+    notes: set[str]
+
     @property
     def respond(self) -> Respond: ...
 

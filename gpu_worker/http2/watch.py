@@ -59,8 +59,8 @@ class Watch:
         if session.received != self._seen_received:
             self._seen_received = session.received
             self._heard_at_s = now_s
-        if session.sender.sent != self._seen_sent:
-            self._seen_sent = session.sender.sent
+        if session.budget.sent != self._seen_sent:
+            self._seen_sent = session.budget.sent
             self._pings = 0
         if session.streams or session.last_id != self._seen_last:
             self._seen_last = session.last_id

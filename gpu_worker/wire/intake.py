@@ -56,7 +56,9 @@ class Intake:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(request)
 
-    def finished(self) -> None:
+    def finished(self, size_bytes: int = 0) -> None:
+        """As `let_go` too, with `size_bytes`."""
+        self._held_bytes -= size_bytes
         self._in_flight -= 1
         if not self._in_flight:
             self._idle.set()

@@ -53,8 +53,10 @@ class Exchange:
         "answered",
         "deadline_s",
         "front",
-        "inference",
+        "held_bytes",
+        "lingers",
         "model",
+        "request",
         "started",
         "stream",
         "view",
@@ -70,7 +72,9 @@ class Exchange:
         self._assembler: assembling.Assembler | None = None
         # Only of ModelInfer and of calls with one request; here, since a constructor for each would take its time.
         self.started = False
-        self.inference: service.Inference | None = None
+        self.request: border.InferRequest | None = None
+        self.held_bytes = 0
+        self.lingers = False
         self.model = ""
         self.work: turns.Work[Any] | None = None
         self._booked_bytes = 0

@@ -72,6 +72,7 @@ class View:
         "accepts_gzip",
         "encoding",
         "failure",
+        "infers",
         "method",
         "path",
         "refusal",
@@ -86,6 +87,8 @@ class View:
         self.refusal = kind.refusal
         self.failure = kind.failure
         self.timeout_s: float | None = None
+        self.infers = False
+        """Whether this is a call of ModelInfer and nothing else, as the front finds."""
         self._fields = head.fields
         self._metadata: tuple[tuple[str, str | bytes], ...] | None = None
         timeout = head.values.get(b"grpc-timeout")

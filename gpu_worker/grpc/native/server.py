@@ -54,10 +54,14 @@ class Front:
         self._views = heads.Views({**by_path, service.INFER.encode(): INFER})
 
     def view(self, head: headers.Head) -> heads.View:
-        return self._views.view(head)
+        view = self._views.view(head)
+        view.infers = view.method is INFER and view.failure is None and view.refusal is None
+        return view
 
     def opened(self, stream: streams.Stream, head: headers.Head, ended: bool) -> streams.Handler:  # noqa: FBT001 - Application's
         view: heads.View = head.view
+        if view.infers and not ended:
+            return unary.Infer(self, stream, view)
         if view.failure is not None:
             stream.finish(view.failure)
             return streams.NOBODY

@@ -16,6 +16,7 @@ from gpu_worker.grpc import calls, service
 from gpu_worker.grpc.native import assembling, exchange, heads, statuses
 from gpu_worker.http2 import streams
 from gpu_worker.wire import compression
+from gpu_worker.wire import intake as wire_intake
 
 _PREFIX_BYTES = assembling.PREFIX_BYTES
 # What the length of a message may say, for clients that read it as signed.
@@ -115,48 +116,110 @@ class Whole(exchange.Exchange):
 
 
 class Infer(Whole):
-    """One ModelInfer call."""
+    """One ModelInfer call; its request's reply too."""
 
     __slots__ = ()
 
+    def data(self, piece: streams.Buffer, ended: bool) -> None:  # noqa: FBT001 - Handler's
+        if ended and type(piece) is bytes and self._assembler is None and not self.started:
+            service = self.front.service
+            request = None if service.ruled else service.plans.known(piece, self)
+            if request is not None:
+                self.started = True
+                stream = self.stream
+                stream.host.consumed(stream, len(piece))
+                self._submit(request, len(piece))
+                return
+        super().data(piece, ended)
+
     def start(self, message: streams.Buffer) -> None:
+        service = self.front.service
         try:
-            self.inference = inference = self.front.service.infer_bytes(message, self, self._done)
-            self.model = inference.model
-            if len(inference.model) <= _NOTED_CHARACTERS:
-                self.stream.host.note(inference.model)
+            if service.ruled:
+                service.check(self)
+            request = service.plans.decode(message, self)
         except protobuf.DecodeError:
             self.fail(grpc.StatusCode.INTERNAL, _UNDECODABLE)
-        except border.InferenceError as error:
-            self._fail(error)
         except Exception as error:  # noqa: BLE001 - every failure is told
             self.fail_with(error)
+        else:
+            self._submit(request, len(message))
+
+    def _submit(self, request: border.InferRequest, size_bytes: int) -> None:
+        front = self.front
+        intake = front.intake
+        request.deadline_s = self.deadline_s
+        self.model = model = request.model
+        try:
+            if front.service.ruled:
+                front.service.complete(request, self)
+            if request.form is None:
+                size_bytes += front.service.claim(request)
+            if not intake.hold(size_bytes):
+                self._fail(border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL))
+                return
+            self.held_bytes = size_bytes
+            intake.submit(request)
+        except Exception as error:  # noqa: BLE001 - every failure is told
+            self._let_go()
+            self._fail(error)
+            return
+        self.request = request
+        notes = self.stream.host.notes
+        if model not in notes and len(model) <= _NOTED_CHARACTERS:
+            self.stream.host.note(model)
 
     def give_up(self) -> None:
-        inference, self.inference = self.inference, None
-        if inference is not None:
+        request, self.request = self.request, None
+        if request is not None:
+            self._let_go()
+            self.lingers = True
             self.stream.lingers()
-            inference.give_up(self.stream.rested)
+            request.cancel()
 
-    def _done(self, answer: service.Answer) -> None:
-        inference, self.inference = self.inference, None
-        if inference is not None:
-            inference.close()
-        if self.answered:
+    def _let_go(self) -> None:
+        self.front.intake.let_go(self.held_bytes)
+        self.held_bytes = 0
+
+    def __call__(self, answer: service.Answer, *, final: bool = True) -> None:
+        front, stream = self.front, self.stream
+        # Else the request and this would hold each other until garbage is searched for.
+        request, self.request = self.request, None
+        if final:
+            front.intake.finished(self.held_bytes)
+            self.held_bytes = 0
+            if self.lingers:
+                self.lingers = False
+                stream.rested()
+        if request is None:
             return
+        if not final:
+            answer = self._cut_short(request, answer)
         if isinstance(answer, border.InferenceError):
             self._fail(answer)
             return
+        if front.engine.leaving(self.model):
+            stream.go_away()
         try:
-            pieces = self.front.service.plans.encode(answer)
+            parts, size = front.service.plans.frame(answer)
+            if size > _MOST_BYTES or (front.compress and self.view.accepts_gzip):
+                self.answer(front.service.plans.encode(answer))
+                return
         except Exception as error:  # noqa: BLE001 - every failure is told
             self.fail_with(error)
             return
-        if self.front.engine.leaving(self.model):
-            self.stream.go_away()
-        self.answer(pieces)
+        self.answered = True
+        if self._slot or self._assembler is not None:
+            self.over()
+        stream.respond(statuses.HEAD, parts, size, statuses.OK)
 
-    def _fail(self, error: border.InferenceError) -> None:
+    def _cut_short(self, request: border.InferRequest, answer: service.Answer) -> service.Answer:
+        """One of several answers: there is room for one."""
+        self._let_go()
+        request.cancel()
+        return answer if isinstance(answer, border.InferenceError) else service.decoupled(answer.model_name)
+
+    def _fail(self, error: Exception) -> None:
         """The model that was asked for may be elsewhere by now."""
         if self.front.engine.leaving(self.model):
             self.stream.go_away()

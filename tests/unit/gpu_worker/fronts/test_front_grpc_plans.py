@@ -134,6 +134,76 @@ def test_any_bytes_are_what_protobuf_finds_in_them(data: bytes) -> None:
     assert outcome(lambda: SHARED.decode(data, reply)) == outcome(lambda: whole(data))
 
 
+def framed(data: bytes) -> bytes:
+    return b"\0" + len(data).to_bytes(4) + data
+
+
+def known(made: plans.Plans, data: bytes) -> Any:
+    """The outcome for a framed message, by what was learned if anything fits."""
+    found = made.known(data, reply)
+    if found is None:
+        return None
+    return outcome(lambda: found)
+
+
+@given(requests(), requests(), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=2))
+def test_what_was_learned_of_a_message_finds_nothing_else_in_others(
+    message: predict_pb2.ModelInferRequest, other: predict_pb2.ModelInferRequest, changes: list[tuple[int, int]]
+) -> None:
+    """However near the next message is to it: other bytes anywhere, another id."""
+    made = plans.Plans()
+    data = message.SerializeToString()
+    for _ in range(3):
+        outcome(lambda: made.decode(data, reply))
+    same = known(made, framed(data))
+    found = outcome(lambda: whole(data))
+    if isinstance(found[0], str) and message.raw_input_contents and len(data) <= 4096:
+        assert same is not None or any(tensor.parameters for tensor in message.inputs)
+    assert same in (None, outcome(lambda: whole(data)))
+    near = bytearray(data)
+    for place, value in changes:
+        if near:
+            near[place % len(near)] = value
+    named = predict_pb2.ModelInferRequest()
+    named.CopyFrom(message)
+    named.id = "\u00e4" * (len(message.id.encode()) // 2)
+    for each in (bytes(near), named.SerializeToString(), other.SerializeToString()):
+        assert known(made, framed(each)) in (None, outcome(lambda each=each: whole(each)))
+    assert known(made, b"\1" + framed(data)[1:]) is None
+
+
+def test_requests_that_differ_in_id_and_data_alone_are_known() -> None:
+    made = plans.Plans()
+    forms = set()
+    for identifier, byte in (("aaa", 1), ("bbb", 2), ("ccc", 3)):
+        message = predict_pb2.ModelInferRequest(model_name="m", id=identifier)
+        message.raw_input_contents.extend([bytes([byte]) * 8, b"", bytes([byte])])
+        for name, size in (("x", 8), ("y", 0), ("z", 1)):
+            message.inputs.add(name=name, datatype="UINT8", shape=[size])
+        message.outputs.add(name="o")
+        data = message.SerializeToString()
+        made.decode(data, reply)
+        made.decode(data, reply)
+        found = made.known(framed(data), reply)
+        assert found is not None
+        assert found.id == identifier
+        assert [bytes(each.data) for each in found.inputs] == list(message.raw_input_contents)
+        forms.add(found.form)
+    assert len(forms) == 1
+
+
+def test_what_is_learned_is_bounded() -> None:
+    made = plans.Plans()
+    for index in range(5000):
+        message = predict_pb2.ModelInferRequest(model_name=f"m{index % 7}", raw_input_contents=[bytes(index % 700)])
+        message.inputs.add(name=f"x{index % 9}", datatype="UINT8", shape=[index % 700])
+        data = message.SerializeToString()
+        for _ in range(2):
+            made.decode(data, reply)
+    assert len(made._templates) <= 257
+    assert all(len(each) <= 4 for each in made._templates.values())
+
+
 tensors = st.builds(
     border.Tensor,
     texts,
@@ -155,7 +225,11 @@ answers = st.builds(
 @given(answers)
 def test_answers_are_what_protobuf_writes(answer: border.InferResponse) -> None:
     for _ in range(2):
-        assert b"".join(SHARED.encode(answer)) == codec.encode(answer).SerializeToString()
+        expected = codec.encode(answer).SerializeToString()
+        assert b"".join(SHARED.encode(answer)) == expected
+        parts, size = SHARED.frame(answer)
+        assert b"".join(parts) == framed(expected)
+        assert size == len(expected) + 5
 
 
 @given(answers, st.booleans())
