@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, logs, polling, registry
-from gpu_worker.engine import border, delivery, departures, regions, scheduler, statistics
+from gpu_worker.engine import border, delivery, departures, regions, scheduler, serving, statistics
 from gpu_worker.memory import cuda, system
 from gpu_worker.repository import completion, layout
 from gpu_worker.runtime import onnx_runtime
@@ -148,7 +148,7 @@ class Core(border.Engine):
     def submit(self, requests: Sequence[border.InferRequest]) -> None:
         loop = asyncio.get_running_loop()
         arrival_ns = time.monotonic_ns()
-        by_target: dict[scheduler.Scheduler, list[border.InferRequest]] = {}
+        by_target: dict[serving.Scheduler, list[border.InferRequest]] = {}
         refused: list[delivery.Answered] = []
         for request in requests:
             try:
@@ -159,7 +159,7 @@ class Core(border.Engine):
             refused += target.submit(share, loop, arrival_ns, self._regions, self._tracer)
         delivery.deliver(refused)
 
-    def _target(self, request: border.InferRequest) -> scheduler.Scheduler:
+    def _target(self, request: border.InferRequest) -> serving.Scheduler:
         if self._stopping:
             raise scheduler.stopping()
         return self._models.version_for_inference(request.model, request.version).scheduler
@@ -222,10 +222,8 @@ class Core(border.Engine):
         return self.departures.leaving(model)
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None:
-        """Only ensembles have dependents, and those are refused at load: `unload_dependents` changes nothing."""
-        del unload_dependents
         self._require_control()
-        await self._models.unload(name)
+        await self._models.unload(name, unload_dependents=unload_dependents)
 
     async def system_regions(self, name: str) -> Sequence[border.SystemRegion]:
         return self._regions.found(border.SystemRegion, name)

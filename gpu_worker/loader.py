@@ -17,8 +17,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
-from gpu_worker.engine import batching, border, crew, scheduler, spec, statistics
-from gpu_worker.repository import backends, batch_io, completion, configuration, layout, support, tuning, warmup
+from gpu_worker.engine import batching, border, crew, ensemble, graph, holds, scheduler, serving, spec, statistics
+from gpu_worker.repository import (
+    backends,
+    batch_io,
+    completion,
+    configuration,
+    ensembles,
+    layout,
+    support,
+    tuning,
+    warmup,
+)
 from gpu_worker.runtime import devices, port
 from protos.inference.v2 import model_config_pb2
 
@@ -36,6 +46,7 @@ class Plan:
 
     `basis` is all of the configuration that a version which stays must share, `choice` the rest: instances and which
     versions. `files` are the fingerprints by version and beside them (``""``), None where files came with the load.
+    An ensemble has `steps` and nothing to load but these.
     """
 
     directory: layout.ModelDirectory
@@ -45,6 +56,7 @@ class Plan:
     basis: bytes
     choice: bytes
     files: Mapping[str, layout.Fingerprint] | None
+    steps: graph.Graph | None = None
 
     def keeps(self, version: int, earlier: Plan) -> bool:
         """Whether that version is the same as in the earlier plan, but for how many instances it has."""
@@ -68,11 +80,13 @@ class Version:
 
     spec: spec.ModelSpec
     config: _Config
-    scheduler: scheduler.Scheduler
+    scheduler: serving.Scheduler
     counters: statistics.Statistics
     cost: statistics.LoadCost
     instances: tuple[tuple[port.Device, weakref.ref[port.Program]], ...]
     gpu_uuid: str = ""
+    holds: holds.Holds = dataclasses.field(default_factory=holds.Holds)
+    steps: graph.Graph | None = None
 
     def statistics(self) -> border.ModelStatistics:
         found = self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
@@ -179,6 +193,8 @@ class Loader:
             config = configuration.from_json(name, override)
         support.check(config)
         available = directory.versions()
+        if ensembles.is_one(config):
+            return self._ensemble(directory, config, available, files)
         backends.settle(config, (entry.name for path in available.values() for entry in path.iterdir()))
         configuration.fill(config, self._runtime.gpus())
         chosen = configuration.served_versions(config, available)
@@ -191,6 +207,48 @@ class Loader:
             choice=config.SerializeToString(deterministic=True),
             files=files,
         )
+
+    def _ensemble(
+        self,
+        directory: layout.ModelDirectory,
+        config: _Config,
+        available: Mapping[int, pathlib.Path],
+        files: Mapping[str, layout.Fingerprint] | None,
+    ) -> Plan:
+        steps = ensembles.steps(config)
+        configuration.fill_common(config)
+        config.model_transaction_policy.SetInParent()
+        chosen = configuration.served_versions(config, available)
+        return Plan(
+            directory=directory,
+            config=config,
+            options=port.SessionOptions(),
+            versions={version: available[version] for version in chosen},
+            basis=_basis(config),
+            choice=config.SerializeToString(deterministic=True),
+            files=files,
+            steps=steps,
+        )
+
+    def compose(
+        self, plan: Plan, steps: graph.Graph, models: Mapping[tuple[str, str], spec.ModelSpec], find: ensemble.Find
+    ) -> Opened:
+        """The versions of an ensemble, over the composing models that serve now; `find` gives those of each request.
+
+        Raises InferenceError or port.LoadFailed where they do not fit together.
+        """
+        labels = _labels(plan)
+        observed = _observed(plan.config, self._observed)
+        versions: dict[str, Version] = {}
+        for number in sorted(plan.versions):
+            model = _spec(plan.config, str(number), labels)
+            graph.check_models(model, steps, models)
+            counters = statistics.Statistics(observed)
+            serves = ensemble.Ensemble(model, steps, find, counters)
+            versions[str(number)] = Version(
+                model, plan.config, serves, counters, statistics.LoadCost(), (), steps=steps
+            )
+        return Opened(versions, list(versions.values()), [], "")
 
     def open(self, plan: Plan, serving: Serving | None = None) -> Opened:
         """Loads every version that cannot stay. Raises InferenceError or port.LoadFailed, and may be tried again."""
@@ -394,8 +452,8 @@ def _observed(config: _Config, observed: statistics.Observed) -> statistics.Obse
 def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: statistics.Observed) -> Version:
     counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
-    serving = scheduler.Scheduler(model, programs, counters)
-    return Version(model, config, serving, counters, loaded.cost, _held(loaded.instances))
+    serves = scheduler.Scheduler(model, programs, counters)
+    return Version(model, config, serves, counters, loaded.cost, _held(loaded.instances))
 
 
 def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:

@@ -9,41 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from gpu_worker import loader
-from gpu_worker.engine import border, scheduler
+from gpu_worker import composition, loader, models
+from gpu_worker.engine import border, graph, scheduler, serving, spec
+from gpu_worker.models import State
 from gpu_worker.repository import layout, override
 from gpu_worker.runtime import devices, port
 
 _CLOSE_S = 5.0
 _STEP_S = 1.0
 _REMEMBERED = 4096
-_MOST_CALLS = 32
 _MAX_REASON = 2000
 _MAX_NAME = 255
 _LOOKUPS = 2
-_FILE = "file:"
 
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
 
 
-class State(enum.Enum):
-    """Where a model version stands, in the words of the repository index."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Lacking:
+    """A load that must wait for models that are to be loaded before."""
 
-    UNKNOWN = "UNKNOWN"
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-    UNAVAILABLE = "UNAVAILABLE"
+    names: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,34 +47,6 @@ class _Prepared:
 
     plan: loader.Plan
     temporary: layout.ModelDirectory | None
-
-
-class _Model:
-    """One model ever touched.
-
-    `versions` serve, ascending; `states` tell about those and the ones that do not. `calls` are the loads and unloads
-    that wait or run.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lock = asyncio.Lock()
-        self.calls = 0
-        self.versions: dict[str, loader.Version] = {}
-        self.highest: loader.Version | None = None
-        self.states: dict[str, tuple[State, str]] = {}
-        self.plan: loader.Plan | None = None
-        self.temporary: layout.ModelDirectory | None = None
-
-    def serve(self, versions: dict[str, loader.Version]) -> None:
-        self.versions = versions
-        self.highest = next(reversed(versions.values()), None)
-
-    def serving(self) -> loader.Serving | None:
-        return loader.Serving(self.plan, self.versions) if self.plan and self.versions else None
-
-    def mark(self, versions: Sequence[str], state: State, reason: str = "") -> None:
-        self.states = dict.fromkeys(versions, (state, reason))
 
 
 class Listener(Protocol):
@@ -111,7 +78,7 @@ class Registry:
         self._pool = futures.ThreadPoolExecutor(max(1, threads), thread_name_prefix="load")
         # Loads may take minutes: who asks what there is must not wait for them.
         self._lookups = futures.ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="look")
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, models.Model] = {}
         self._retiring: set[loader.Version] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -158,8 +125,8 @@ class Registry:
     def statistics(self, name: str, version: str) -> list[border.ModelStatistics]:
         """Of one version, one model, or (`name` empty) all; raises InferenceError INVALID_ARGUMENT for an unknown one."""
         if not name:
-            models = sorted(self._models.values(), key=lambda model: model.name)
-            return [each.statistics() for model in models for each in model.versions.values()]
+            known = sorted(self._models.values(), key=lambda model: model.name)
+            return [each.statistics() for model in known for each in model.versions.values()]
         model = self._models.get(name)
         found = [each for number, each in (model.versions if model else {}).items() if version in {"", number}]
         if not found:
@@ -187,42 +154,59 @@ class Registry:
                 entries.append(border.IndexEntry(name))
         return entries
 
-    async def load(self, name: str, parameters: Mapping[str, border.Parameter | bytes]) -> None:
+    async def load(self, name: str, parameters: models.Parameters) -> None:
         """Returns once the model serves; goes on when the caller does not wait any longer. Raises InferenceError."""
         if self._stopping:
             raise scheduler.stopping()
         if len(name) > _MAX_NAME:
-            raise _invalid(f"the name of a model must have at most {_MAX_NAME} characters, not {len(name)}")
+            raise models.invalid(f"the name of a model must have at most {_MAX_NAME} characters, not {len(name)}")
         try:
-            _parsed(parameters)
+            models.parsed(parameters)
         except border.InferenceError as error:
             raise border.InferenceError(error.kind, f"load failed for model '{name}': {error.message}") from None
-        if not any(key.startswith(_FILE) for key in parameters):
+        if not any(key.startswith(models.FILE) for key in parameters):
             await self._require(name)
         self._bound()
-        model = self._models.setdefault(name, _Model(name))
-        _enter(model)
+        model = self._models.setdefault(name, models.Model(name))
+        models.enter(model)
+        model.explicit = True
         await asyncio.shield(self._spawn(self._load(model, parameters)))
 
-    async def unload(self, name: str) -> None:
-        """Returns once the model serves no more requests; what it has accepted is answered first."""
+    async def unload(self, name: str, *, unload_dependents: bool = False) -> None:
+        """Returns once the model serves no more requests; what it has accepted is answered first.
+
+        Ensembles of it end as well, and serve again when it does. With `unload_dependents` the models that an ensemble is
+        composed of go too, unless somebody asked for them, or another ensemble needs them.
+        """
         model = self._models.get(name)
         if model is None:
             self.listener.dropped(name)
             return
         begun = asyncio.Event()
-        _enter(model)
-        self._spawn(self._unload(model, begun))
+        models.enter(model)
+        self._spawn(self._unload(model, begun, cascade=unload_dependents))
         await begun.wait()
 
     async def drain(self, timeout_s: float) -> bool:
         """Takes no more requests and waits for the accepted ones; true if all were done in time."""
         self._stopping = True
-        running = [version.scheduler for version in self._living()]
-        for each in running:
-            each.stop()
         until_s = time.monotonic() + timeout_s
-        return await asyncio.to_thread(_joined, running, until_s)
+        done = True
+        # Ensembles first: what they have accepted is still to be asked of others.
+        for wave in self._waves():
+            for each in wave:
+                each.stop()
+            done &= await asyncio.to_thread(_joined, wave, until_s)
+        return done
+
+    def _waves(self) -> list[list[serving.Scheduler]]:
+        living = self._living()
+        composed: dict[str, frozenset[str]] = {}
+        for each in living:
+            if each.steps is not None:
+                composed[each.spec.name] = composed.get(each.spec.name, frozenset()) | each.steps.names
+        waves = composition.waves({each.spec.name for each in living}, composed)
+        return [[each.scheduler for each in living if each.spec.name in wave] for wave in waves]
 
     async def close(self) -> None:
         """Ends all threads and frees all models; waits a few seconds at most for what cannot be interrupted."""
@@ -268,17 +252,90 @@ class Registry:
             if error.kind is border.ErrorKind.INTERNAL:
                 raise
 
-    async def _load(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> None:
+    async def _load(self, model: models.Model, parameters: models.Parameters, above: tuple[str, ...] = ()) -> None:
+        """Loads a model, and before that what it is composed of; `above` are the ensembles that it is loaded for."""
+        tried: frozenset[str] = frozenset()
         try:
-            async with model.lock:
-                failure = await self._attempt(model, parameters)
-                self._tell(model.name, failure)
-                if failure is not None:
-                    # Raised only here: an error that carries the frames of the load would keep its sessions alive.
-                    await self._in_pool(devices.reclaim)
-                    raise failure
+            while (lacking := await self._turn(model, parameters, tried)) is not None:
+                tried |= lacking.names
+                # Without the lock: models that are composed of each other would wait for each other.
+                await self._load_composing(sorted(lacking.names), (*above, model.name))
         finally:
             model.calls -= 1
+        await self._follow(model.name)
+
+    async def _turn(self, model: models.Model, parameters: models.Parameters, tried: frozenset[str]) -> _Lacking | None:
+        async with model.lock:
+            outcome = await self._attempt(model, parameters, tried)
+            if isinstance(outcome, _Lacking):
+                return outcome
+            self._tell(model.name, outcome)
+            if outcome is not None:
+                # Raised only here: an error that carries the frames of the load would keep its sessions alive.
+                await self._in_pool(devices.reclaim)
+                raise outcome
+            return None
+
+    async def _load_composing(self, names: Sequence[str], above: tuple[str, ...]) -> None:
+        """Loads what does not serve; what cannot be is told by the ensemble's own load."""
+        await asyncio.gather(
+            *(self._load_one(name, above) for name in names if name not in above), return_exceptions=True
+        )
+
+    async def _load_one(self, name: str, above: tuple[str, ...]) -> None:
+        await self._require(name)
+        model = self._models.setdefault(name, models.Model(name))
+        if model.calls:
+            # Somebody loads it already: what becomes of that counts.
+            async with model.lock:
+                if model.versions or any(state is State.UNAVAILABLE for state, _ in model.states.values()):
+                    return
+        models.enter(model)
+        await self._load(model, {}, above)
+
+    async def _follow(self, name: str) -> None:
+        """Lets ensembles follow a model that they are composed of, and that was loaded."""
+        for each in self._dependents(name):
+            if each.versions and each.plan is not None and each.plan.steps is not None:
+                self._recheck(each, each.plan.steps)
+        back = [each for each in self._dependents(name) if each.stranded and each.calls < models.MOST_CALLS]
+        for each in back:
+            models.enter(each)
+        await asyncio.gather(*(self._load(each, each.parameters) for each in back), return_exceptions=True)
+
+    def _recheck(self, model: models.Model, steps: graph.Graph) -> None:
+        try:
+            found = self._composing(model, steps)
+            for version in model.versions.values():
+                graph.check_models(version.spec, steps, found)
+        except border.InferenceError as error:
+            self._strand(model, error.message)
+
+    def _strand(self, model: models.Model, reason: str) -> None:
+        """Ends an ensemble until the models that it is composed of let it serve again."""
+        log.warning("model.stranded", model=model.name, reason=reason)
+        versions, files = model.versions, model.temporary
+        model.serve({})
+        model.plan = model.temporary = None
+        model.mark(list(versions), State.UNAVAILABLE, reason)
+        model.stranded = True
+        self.listener.dropped(model.name)
+        self._retire(versions, files)
+        self._strand_dependents(model.name)
+
+    def _strand_dependents(self, name: str) -> None:
+        for each in self._dependents(name):
+            if each.versions:
+                self._strand(each, "unloaded")
+
+    def _dependents(self, name: str) -> list[models.Model]:
+        return [self._models[each] for each in composition.dependents(name, self._composed())]
+
+    def _composed(self) -> composition.Composed:
+        return {name: model.composing for name, model in self._models.items() if model.composing}
+
+    def _composing(self, model: models.Model, steps: graph.Graph) -> dict[tuple[str, str], spec.ModelSpec]:
+        return composition.needed(model.name, steps, self._composed(), self._models.get)
 
     def _tell(self, name: str, failure: border.InferenceError | None) -> None:
         if failure is None:
@@ -288,11 +345,21 @@ class Registry:
             self.listener.failed(name)
 
     async def _attempt(
-        self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]
-    ) -> border.InferenceError | None:
-        """Loads the model; what went wrong, if anything did."""
+        self, model: models.Model, parameters: models.Parameters, tried: frozenset[str]
+    ) -> border.InferenceError | _Lacking | None:
+        """Loads the model; what went wrong, if anything did, or what is to be loaded before and was not tried yet."""
+        model.stranded = False
         try:
             prepared = await self._in_pool(lambda: self._prepare(model, parameters))
+            steps = prepared.plan.steps
+            model.composing = steps.names if steps is not None else frozenset()
+            model.parameters = parameters if steps is not None else {}
+            lacking = frozenset(name for name in model.composing - tried if not self.versions(name))
+            if lacking:
+                if not model.versions:
+                    model.mark([str(version) for version in prepared.plan.versions], State.LOADING)
+                _remove(prepared.temporary)
+                return _Lacking(lacking)
             serving = model.serving()
             if serving is None or not prepared.plan.equals(serving.plan):
                 await self._replace(model, prepared, serving)
@@ -307,8 +374,8 @@ class Registry:
             return self._failed(model, border.ErrorKind.INVALID_ARGUMENT, repr(error))
         return None
 
-    def _prepare(self, model: _Model, parameters: Mapping[str, border.Parameter | bytes]) -> _Prepared:
-        config, files = _parsed(parameters)
+    def _prepare(self, model: models.Model, parameters: models.Parameters) -> _Prepared:
+        config, files = models.parsed(parameters)
         temporary = self._files.write(model.name, files) if files else None
         try:
             directory = temporary or self._repository.find(model.name)
@@ -317,14 +384,17 @@ class Registry:
             _remove(temporary)
             raise
 
-    async def _replace(self, model: _Model, prepared: _Prepared, serving: loader.Serving | None) -> None:
+    async def _replace(self, model: models.Model, prepared: _Prepared, serving: loader.Serving | None) -> None:
         plan = prepared.plan
         numbers = [str(version) for version in plan.versions]
         log.info("model.loading", model=model.name, versions=numbers)
         if not model.versions:
             model.mark(numbers, State.LOADING)
         try:
-            opened = await self._open(plan, serving)
+            if plan.steps is None:
+                opened = await self._open(plan, serving)
+            else:
+                opened = await self._compose(model, plan, plan.steps)
         except BaseException:
             _remove(prepared.temporary)
             raise
@@ -342,6 +412,14 @@ class Registry:
         log.info("model.loaded", model=model.name, versions=numbers, fresh=[each.spec.version for each in opened.fresh])
         self._retire(old, old_files)
 
+    async def _compose(self, model: models.Model, plan: loader.Plan, steps: graph.Graph) -> loader.Opened:
+        found = self._composing(model, steps)
+        opened = await self._in_pool(lambda: self._loader.compose(plan, steps, found, self.version_for_inference))
+        # Composing models may have gone or changed meanwhile.
+        for version in opened.fresh:
+            graph.check_models(version.spec, steps, self._composing(model, steps))
+        return opened
+
     async def _open(self, plan: loader.Plan, serving: loader.Serving | None) -> loader.Opened:
         for attempt in range(self._retries):
             try:
@@ -350,23 +428,30 @@ class Registry:
                 log.warning("model.load_retried", model=plan.config.name, attempt=attempt + 1, reason=str(error))
         return await self._in_pool(lambda: self._loader.open(plan, serving))
 
-    def _failed(self, model: _Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
+    def _failed(self, model: models.Model, kind: border.ErrorKind, reason: str) -> border.InferenceError:
         reason = reason[:_MAX_REASON]
         log.warning("model.load_failed", model=model.name, reason=reason)
         if not model.versions:
             model.mark(list(model.states) or [""], State.UNAVAILABLE, reason)
+            model.stranded = bool(model.composing)
         return border.InferenceError(kind, f"load failed for model '{model.name}': {reason}")
 
-    async def _unload(self, model: _Model, begun: asyncio.Event) -> None:
+    async def _unload(self, model: models.Model, begun: asyncio.Event, *, cascade: bool) -> None:
         try:
             async with model.lock:
                 self.listener.dropped(model.name)
+                composing, model.composing = model.composing, frozenset()
+                model.stranded = model.explicit = False
+                self._strand_dependents(model.name)
                 versions = model.versions
+                model.serve({})
+                if versions:
+                    model.mark(list(versions), State.UNLOADING)
+                if cascade:
+                    self._unload_unneeded(sorted(composing))
+                begun.set()
                 if not versions:
                     return
-                model.mark(list(versions), State.UNLOADING)
-                model.serve({})
-                begun.set()
                 log.info("model.unloading", model=model.name, versions=list(versions))
                 files, model.temporary, model.plan = model.temporary, None, None
                 await self._end(versions, files)
@@ -376,6 +461,15 @@ class Registry:
             model.calls -= 1
             begun.set()
 
+    def _unload_unneeded(self, names: Sequence[str]) -> None:
+        """Unloads models that were loaded for an ensemble alone and that none needs any more."""
+        for name in names:
+            model = self._models.get(name)
+            needed = model is None or model.explicit or self._dependents(name)
+            if model is not None and not needed and model.calls < models.MOST_CALLS:
+                models.enter(model)
+                self._spawn(self._unload(model, asyncio.Event(), cascade=True))
+
     def _retire(self, versions: dict[str, loader.Version], files: layout.ModelDirectory | None) -> None:
         if versions:
             self._spawn(self._end(versions, files))
@@ -383,6 +477,8 @@ class Registry:
     async def _end(self, versions: dict[str, loader.Version], files: layout.ModelDirectory | None) -> None:
         """Lets versions that serve no more finish what they have accepted, then frees them."""
         self._retiring.update(versions.values())
+        # Requests of ensembles that began with these versions end with them.
+        await asyncio.gather(*(each.holds.free() for each in versions.values()))
         for each in versions.values():
             each.scheduler.stop()
         ending = [each.scheduler for each in versions.values()]
@@ -394,7 +490,7 @@ class Registry:
         await asyncio.to_thread(loader.free, versions)
         _remove(files)
 
-    def _forget(self, model: _Model) -> None:
+    def _forget(self, model: models.Model) -> None:
         model.serve({})
         model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
         _remove(model.temporary)
@@ -419,35 +515,7 @@ class Registry:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _parsed(parameters: Mapping[str, border.Parameter | bytes]) -> tuple[str | None, dict[str, bytes]]:
-    """The configuration and the files among the parameters of a load call. Raises InferenceError INVALID_ARGUMENT."""
-    config: str | None = None
-    files: dict[str, bytes] = {}
-    for key, value in parameters.items():
-        if key == "config" and isinstance(value, str):
-            config = value
-        elif key.startswith(_FILE) and isinstance(value, bytes):
-            files[key.removeprefix(_FILE)] = value
-        elif key == "config" or key.startswith(_FILE):
-            raise _invalid(f"load parameter '{key}' must be {'a string' if key == 'config' else 'bytes'}")
-        else:
-            raise _invalid(f"unexpected load parameter '{key}': known are 'config' and 'file:<path>'")
-    if files and config is None:
-        raise _invalid("load parameter 'config' must be given when files are overridden")
-    return config, files
-
-
-def _enter(model: _Model) -> None:
-    """Counts a call in; raises InferenceError UNAVAILABLE where very many wait for their turn already."""
-    if model.calls >= _MOST_CALLS:
-        raise border.InferenceError(
-            border.ErrorKind.UNAVAILABLE,
-            f"related model '{model.name}' to a load/unload request is currently loading or unloading: try again later",
-        )
-    model.calls += 1
-
-
-def _joined(running: Sequence[scheduler.Scheduler], until_s: float) -> bool:
+def _joined(running: Sequence[serving.Scheduler], until_s: float) -> bool:
     """Blocks until all have ended, at most until that monotonic time; true if they have."""
     return all(each.join(until_s) for each in running)
 
@@ -460,7 +528,3 @@ def _remove(directory: layout.ModelDirectory | None) -> None:
 def _unknown(name: str, version: str) -> border.InferenceError:
     which = f" version {version}" if version else ""
     return border.InferenceError(border.ErrorKind.NOT_FOUND, f"Request for unknown model: '{name}'{which} is not found")
-
-
-def _invalid(message: str) -> border.InferenceError:
-    return border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, message)

@@ -13,7 +13,11 @@ from gpu_worker.engine import border, statistics, tensors
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
 class Trace:
-    """Events are (name, monotonic nanoseconds), tensors (activity, tensor). Used by one thread at a time."""
+    """Events are (name, monotonic nanoseconds), tensors (activity, tensor). Used by one thread at a time.
+
+    `parent_id` is the trace of the request that this one is a step of, 0 for none. `owner` is the tracer's own; `timings`
+    are those of the execution, once it was.
+    """
 
     id: int
     model: str
@@ -23,6 +27,9 @@ class Trace:
     tensors: bool
     done: Callable[[Trace], None]
     parent: str = ""
+    parent_id: int = 0
+    owner: object = None
+    timings: statistics.Timings | None = None
     events: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     seen: list[tuple[str, border.Tensor]] = dataclasses.field(default_factory=list)
 
@@ -37,6 +44,7 @@ class Trace:
 
     def computed(self, started_ns: int, timings: statistics.Timings) -> None:
         """The events of an execution that began then and took so long."""
+        self.timings = timings
         at_ns = started_ns
         for name, took_ns in (
             ("COMPUTE_START", 0),
@@ -48,6 +56,20 @@ class Trace:
             self.stamp(name, at_ns)
 
     @property
+    def told(self) -> bool:
+        """Whether anybody gets to see it."""
+        return self.timestamps or self.tensors
+
+    @property
     def size_bytes(self) -> int:
         """What the noted tensors hold."""
         return sum(tensors.size_bytes(tensor.data) for _, tensor in self.seen)
+
+
+def silent(model: str, version: str) -> Trace:
+    """A trace that nobody gets to see; it tells how long an execution took."""
+    return Trace(id=0, model=model, version=version, request_id="", timestamps=False, tensors=False, done=_unseen)
+
+
+def _unseen(each: Trace) -> None:
+    del each

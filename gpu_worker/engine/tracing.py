@@ -30,11 +30,18 @@ class Tracer(Protocol):
         """Gives an admitted request its trace, if it is to have one."""
         ...
 
+    def child(self, parent: trace.Trace, model: spec.ModelSpec, each: work.Work) -> None:
+        """Gives a step of a traced request a trace of its own."""
+        ...
+
 
 class _Nobody:
     on = False
 
     def begin(self, model: spec.ModelSpec, each: work.Work) -> None:
+        """Nobody traces."""
+
+    def child(self, parent: trace.Trace, model: spec.ModelSpec, each: work.Work) -> None:
         """Nobody traces."""
 
 

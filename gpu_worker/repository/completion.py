@@ -210,7 +210,7 @@ def _check_tensor(
             config,
             f"data_type of {kind} '{actual.name}' is {datatype(declared.data_type)}, the model has {actual.datatype}",
         )
-    _check_dims(config, kind, declared)
+    check_dims(config, kind, declared)
     ragged = isinstance(declared, model_config_pb2.ModelInput) and declared.allow_ragged_batch
     if not actual.shape or ragged or (kind == "output" and declared.name in batch_io.sources(config)):
         # ONNX Runtime tells an unknown rank and a scalar alike: the configuration knows better. What is ragged is one row.
@@ -224,7 +224,8 @@ def _check_tensor(
         raise _invalid(config, f"{kind} '{actual.name}' has shape {shape}, the model has {list(actual.shape)}")
 
 
-def _check_dims(config: model_config_pb2.ModelConfig, kind: str, declared: _Declared) -> None:
+def check_dims(config: model_config_pb2.ModelConfig, kind: str, declared: _Declared) -> None:
+    """Raises InferenceError INVALID_ARGUMENT where dims, or a reshape of them, cannot be."""
     for field, dims in (("dims", declared.dims), ("reshape.shape", declared.reshape.shape)):
         if any(dim < shapes.VARIABLE for dim in dims):
             raise _invalid(config, f"{field} of {kind} '{declared.name}' must be -1 or more, not {list(dims)}")

@@ -69,17 +69,10 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
     group or a tag cannot be.
     """
     config.default_model_filename = config.default_model_filename or DEFAULT_FILENAME
-    if config.version_policy.WhichOneof("policy_choice") is None:
-        config.version_policy.latest.num_versions = 1
-    if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
-        config.version_policy.latest.num_versions = 1
     for memory in ("input_pinned_memory", "output_pinned_memory"):
         if not config.optimization.HasField(memory):
             getattr(config.optimization, memory).enable = True
-    wrong = sorted(tag for tag in config.metric_tags if not _TAG.fullmatch(tag))
-    if wrong:
-        raise _invalid(f"metric_tags {wrong} of model '{config.name}' must be letters, digits and underscores")
-    first_response_bounds(config)
+    fill_common(config)
     if not config.instance_group:
         config.instance_group.add()
     for index, group in enumerate(config.instance_group):
@@ -89,6 +82,18 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
         raise _invalid(
             f"instance_group of model '{config.name}' asks for {total} instances: at most {_MAX_TOTAL_INSTANCES} can be"
         )
+
+
+def fill_common(config: model_config_pb2.ModelConfig) -> None:
+    """Fills in what an ensemble has too: the version policy. Raises InferenceError for tags or bounds that cannot be."""
+    if config.version_policy.WhichOneof("policy_choice") is None:
+        config.version_policy.latest.num_versions = 1
+    if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
+        config.version_policy.latest.num_versions = 1
+    wrong = sorted(tag for tag in config.metric_tags if not _TAG.fullmatch(tag))
+    if wrong:
+        raise _invalid(f"metric_tags {wrong} of model '{config.name}' must be letters, digits and underscores")
+    first_response_bounds(config)
 
 
 def first_response_bounds(config: model_config_pb2.ModelConfig) -> tuple[float, ...]:

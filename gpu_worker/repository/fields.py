@@ -64,7 +64,7 @@ _GRAPHS = "ONNX Runtime captures no graphs for batches of changing sizes"
 
 FIELDS = (
     _done("name", "must be the name of the model's directory where given"),
-    _done("platform", "`onnxruntime_onnx`; found from backend, files or directory's name where absent"),
+    _done("platform", "`onnxruntime_onnx` or `ensemble`; found from backend, files or directory's name where absent"),
     _done("backend", "`onnxruntime`; found from platform, files or directory's name where absent"),
     _no("runtime", "backends are built in and cannot be replaced by a library or a script"),
     _done("version_policy.latest.num_versions", "serves so many of the highest versions; 1 where no policy is given"),
@@ -129,7 +129,15 @@ FIELDS = (
     _done("dynamic_batching.default_queue_policy.max_queue_size", "requests that may wait in a level; 0: no bound"),
     _done("dynamic_batching.priority_queue_policy", "the same of single levels"),
     _later("sequence_batching", "requests are not bound to sequences: each stands alone"),
-    _later("ensemble_scheduling", "models are not chained"),
+    _done("ensemble_scheduling.step.model_name", "a composing model; it is loaded with the ensemble"),
+    _done("ensemble_scheduling.step.model_version", "-1: the highest that serves"),
+    _done("ensemble_scheduling.step.input_map", "input of the composing model by tensor of the ensemble"),
+    _done("ensemble_scheduling.step.output_map", "output of the composing model to tensor of the ensemble"),
+    _no("ensemble_scheduling.step.model_namespace", "names are unique over all repositories"),
+    _idle(
+        "ensemble_scheduling.max_inflight_requests",
+        "bounds how many requests of one step a request may have under way; each step has one, as no model is decoupled",
+    ),
     _done("instance_group.name", "`<model>_<index>` where absent"),
     _done("instance_group.kind", "`KIND_CPU`, `KIND_GPU`; `KIND_AUTO` takes GPUs where there are any"),
     _no("instance_group.kind", "an ONNX model does not choose its devices by itself", "KIND_MODEL"),

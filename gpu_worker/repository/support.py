@@ -19,8 +19,6 @@ def check(config: model_config_pb2.ModelConfig) -> None:
     if config.platform not in {"", configuration.PLATFORM, _ENSEMBLE}:
         raise unsupported(config.name, f"platform '{config.platform}' (only '{configuration.PLATFORM}' is)")
     refused = {field.shown: field.words for field in fields.given(config) if field.refused}
-    if config.platform == _ENSEMBLE:
-        refused.setdefault("platform ensemble", _words("ensemble_scheduling"))
     if refused:
         told = "; ".join(f"{path} ({words})" for path, words in refused.items())
         raise unsupported(config.name, f"{told}; remove it")
@@ -30,9 +28,3 @@ def unsupported(model: str, what: str) -> border.InferenceError:
     return border.InferenceError(
         border.ErrorKind.UNSUPPORTED, f"configuration of model '{model}': not supported: {what}"
     )
-
-
-def _words(path: str) -> str:
-    field = fields.row(path)
-    assert field is not None
-    return field.words

@@ -58,17 +58,34 @@ class Tracer:
             scope = self._scopes.get(model.name) or self._scopes[""]
             if not scope.sample() or scope.batch is None:
                 return
-            scope.running += 1
-            found = trace.Trace(
-                id=next(self._ids),
-                model=model.name,
-                version=model.version,
-                request_id=each.request.id,
-                timestamps=trace_settings.TIMESTAMPS in scope.settings.levels,
-                tensors=trace_settings.TENSORS in scope.settings.levels,
-                done=functools.partial(self._done, scope),
-            )
+            levels = scope.settings.levels
+            found = self._trace(scope, model, each)
+            found.timestamps = trace_settings.TIMESTAMPS in levels
+            found.tensors = trace_settings.TENSORS in levels
         tracing.follow(found, each)
+
+    def child(self, parent: trace.Trace, model: spec.ModelSpec, each: work.Work) -> None:
+        """A step is traced as its parent is, and counts for no rate."""
+        scope = parent.owner
+        if not isinstance(scope, _Scope):
+            return
+        with self._lock:
+            found = self._trace(scope, model, each)
+            found.parent_id, found.timestamps, found.tensors = parent.id, parent.timestamps, parent.tensors
+        tracing.follow(found, each)
+
+    def _trace(self, scope: _Scope, model: spec.ModelSpec, each: work.Work) -> trace.Trace:
+        scope.running += 1
+        return trace.Trace(
+            id=next(self._ids),
+            model=model.name,
+            version=model.version,
+            request_id=each.request.id,
+            timestamps=False,
+            tensors=False,
+            done=functools.partial(self._done, scope),
+            owner=scope,
+        )
 
     def settings(self, model: str) -> trace_settings.Settings:
         """Those in force for a model, or the global ones where `model` is empty."""

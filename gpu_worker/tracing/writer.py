@@ -31,6 +31,7 @@ class Batch:
     most: int
     indexed: bool
     written: int = 0
+    empty: bool = True
     file: IO[bytes] | None = None
     final: pathlib.Path | None = None
 
@@ -103,8 +104,10 @@ class Writer:
         if batch.file is None:
             self._begin(batch)
         assert batch.file is not None
-        batch.file.write((b"," if batch.written else b"") + content)
-        batch.written += 1
+        batch.file.write((b"" if batch.empty else b",") + content)
+        batch.empty = False
+        # The traces of steps belong to that of their ensemble.
+        batch.written += not each.parent_id
         if batch.most and batch.written >= batch.most:
             self._end(batch)
 
@@ -138,6 +141,7 @@ class Writer:
     def _forget(self, batch: Batch) -> None:
         batch.file = batch.final = None
         batch.written = 0
+        batch.empty = True
         self._open.pop(batch, None)
 
 
@@ -146,6 +150,8 @@ def records(each: trace.Trace) -> list[dict[str, Any]]:
     head: dict[str, Any] = {"id": each.id, "model_name": each.model, "model_version": int(each.version)}
     if each.request_id:
         head["request_id"] = each.request_id
+    if each.parent_id:
+        head["parent_id"] = each.parent_id
     found = [head]
     found += ({"id": each.id, "timestamps": [{"name": name, "ns": at_ns}]} for name, at_ns in each.events)
     found += ({"id": each.id, "activity": activity, "tensor": _tensor(tensor)} for activity, tensor in each.seen)

@@ -18,7 +18,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "status+text+body",
         "sequence/*",
     ),
-    known(Verdict.LACKING, "ensembles are not loaded", "status", "ensemble/*"),
+    known(Verdict.NEWER, "the configuration has max_inflight_requests", "body", "ensemble/http/config"),
     # Classification
     known(
         Verdict.DELIBERATE,
