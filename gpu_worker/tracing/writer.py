@@ -1,16 +1,19 @@
 """Traces to files: JSON arrays, written as they come by a thread of their own.
 
-A file is written beside its name and gets the name once it is whole. Where the disk is too slow or too full, traces are
-lost, never requests; how many were is logged.
+A file is written beside its name and gets the name once it is full; what it holds is a whole array after each trace.
+Where the disk is too slow or too full, traces are lost, never requests: what was written before stays, how many were
+lost is logged, more and more rarely while it goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
 import pathlib
 import queue
 import threading
-from typing import IO, Any
+from typing import Any
 
 import orjson
 import structlog
@@ -31,8 +34,8 @@ class Batch:
     most: int
     indexed: bool
     written: int = 0
-    empty: bool = True
-    file: IO[bytes] | None = None
+    whole_bytes: int = 0
+    file: io.FileIO | None = None
     final: pathlib.Path | None = None
 
 
@@ -44,6 +47,7 @@ class Writer:
         self._lock = threading.Lock()
         self._waiting = self._bytes = self._lost = 0
         self._index = 0
+        self._missed = self._told = 0
         self._open: dict[Batch, None] = {}
         self._thread: threading.Thread | None = None
 
@@ -85,13 +89,14 @@ class Writer:
                 else:
                     self._append(batch, each)
             except Exception as error:  # noqa: BLE001 - whatever a trace holds, the next one is written
-                log.warning("trace.not_written", file=str(batch.path), reason=str(error))
-                self._give_up(batch)
+                self._miss(1, str(error), batch)
         for batch in tuple(self._open):
             try:
                 self._end(batch)
             except OSError as error:
-                log.warning("trace.not_written", file=str(batch.path), reason=str(error))
+                log.warning("trace.file_not_named", file=str(batch.path), reason=str(error))
+        if self._missed > self._told:
+            log.warning("trace.lost", count=self._missed)
 
     def _append(self, batch: Batch, each: trace.Trace) -> None:
         with self._lock:
@@ -99,50 +104,62 @@ class Writer:
             self._bytes -= each.size_bytes
             lost, self._lost = self._lost, 0
         if lost:
-            log.warning("trace.lost", count=lost, reason="traces come faster than they can be written")
+            self._miss(lost, "traces come faster than they can be written", batch)
         content = b",".join(orjson.dumps(record) for record in records(each))
-        if batch.file is None:
-            self._begin(batch)
-        assert batch.file is not None
-        batch.file.write((b"" if batch.empty else b",") + content)
-        batch.empty = False
+        file = batch.file or self._begin(batch)
+        # The bracket that ends the array is written over by what follows it.
+        added = (b"," if batch.whole_bytes else b"[") + content + b"]"
+        _put(file, batch.whole_bytes, added)
+        batch.whole_bytes += len(added) - bool(batch.whole_bytes)
         # The traces of steps belong to that of their ensemble.
         batch.written += not each.parent_id
         if batch.most and batch.written >= batch.most:
             self._end(batch)
 
-    def _begin(self, batch: Batch) -> None:
+    def _begin(self, batch: Batch) -> io.FileIO:
         final = batch.path
         if batch.indexed:
             final = batch.path.with_name(f"{batch.path.name}.{self._index}")
-            self._index += 1
-        batch.final = final
-        batch.file = final.with_name(f"{final.name}.part").open("wb")
+        file = io.FileIO(final.with_name(f"{final.name}.part"), "w")
+        self._index += batch.indexed
+        batch.file, batch.final = file, final
         self._open[batch] = None
-        batch.file.write(b"[")
+        return file
 
     def _end(self, batch: Batch) -> None:
         file, final = batch.file, batch.final
         if file is None or final is None:
             return
-        with file:
-            file.write(b"]")
-        pathlib.Path(file.name).replace(final)
-        self._forget(batch)
-
-    def _give_up(self, batch: Batch) -> None:
-        if batch.file is not None:
-            try:
-                batch.file.close()
-            except OSError:
-                log.debug("trace.not_closed", file=str(batch.path))
-        self._forget(batch)
-
-    def _forget(self, batch: Batch) -> None:
         batch.file = batch.final = None
-        batch.written = 0
-        batch.empty = True
+        whole_bytes, batch.whole_bytes, batch.written = batch.whole_bytes, 0, 0
         self._open.pop(batch, None)
+        with file:
+            part = pathlib.Path(os.fsdecode(file.name))
+        if whole_bytes:
+            part.replace(final)
+        else:
+            part.unlink(missing_ok=True)
+
+    def _miss(self, count: int, reason: str, batch: Batch) -> None:
+        self._missed += count
+        if self._missed >= 2 * self._told:
+            log.warning("trace.lost", count=self._missed, file=str(batch.path), reason=reason)
+            self._told = self._missed
+
+
+def _put(file: io.FileIO, kept_bytes: int, content: bytes) -> None:
+    """Adds all of it or nothing. Its first byte takes the place of the last that is kept, once there is room for the rest."""
+    at = max(0, kept_bytes - 1)
+    try:
+        file.seek(at + 1)
+        left = memoryview(content)[1:]
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        file.truncate(kept_bytes)
+        raise
+    file.seek(at)
+    file.write(content[:1])
 
 
 def records(each: trace.Trace) -> list[dict[str, Any]]:

@@ -7,10 +7,13 @@ import dataclasses
 import json
 import pathlib
 import re
+import resource
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +79,38 @@ def test_a_file_holds_all_traces_as_one_array(tmp_path: pathlib.Path) -> None:
         "activity": "TENSOR_QUEUE_INPUT",
         "tensor": {"name": "A", "data": "0.0,1.0", "shape": "2", "dtype": "FP32"},
     }
+
+
+@pytest.fixture
+def room() -> Iterator[int]:
+    """No file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    yield 65536
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("frequency", [0, 5, 1000])
+def test_where_there_is_no_room_what_was_written_stays_and_the_rest_is_counted(
+    tmp_path: pathlib.Path, room: int, frequency: int
+) -> None:
+    tracing = started(tmp_path, log_frequency=frequency, levels=("TIMESTAMPS", "TENSORS"))
+    with structlog.testing.capture_logs() as logs:
+        ask(tracing, 2000)
+        tracing.close()
+
+    found = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    told = {name: sum("model_name" in record for record in records) for name, records in found.items()}
+    lost = 2000 - sum(told.values())
+    if frequency == 5:
+        assert told == {f"trace.json.{index}": 5 for index in range(400)}
+        assert (lost, logs) == (0, [])
+        return
+    assert list(told) == ["trace.json.0" if frequency else "trace.json"]
+    assert lost > 0
+    assert (tmp_path / next(iter(told))).stat().st_size <= room
+    assert logs[-1]["count"] == lost
+    assert len(logs) <= 13, "the log does not grow with what is lost"
 
 
 @pytest.mark.parametrize(
