@@ -166,6 +166,8 @@ class Registry:
             raise border.InferenceError(error.kind, f"load failed for model '{name}': {error.message}") from None
         if not any(key.startswith(models.FILE) for key in parameters):
             await self._require(name)
+        elif not layout.is_name(name):
+            raise models.invalid(f"load failed for model '{name}': {layout.NO_NAME}")
         self._bound()
         model = self._models.setdefault(name, models.Model(name))
         models.enter(model)

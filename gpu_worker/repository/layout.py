@@ -21,6 +21,7 @@ from gpu_worker.repository import configuration
 
 CONFIGS = "configs"
 NOT_UNIQUE = "model appears in two or more repositories"
+NO_NAME = "the name must be one that a model's directory can have: no slash, no null, no dot at its beginning"
 _VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _MAX_VERSION = 2**63 - 1
 _NO_VERSION = "not a decimal number without leading zeros"
@@ -178,6 +179,11 @@ def _fingerprint(name: str, paths: Sequence[pathlib.Path]) -> Fingerprint | None
     except OSError:
         # A file that went while it was looked at: the next look sees what has become of it.
         return None
+
+
+def is_name(name: str) -> bool:
+    """Whether a directory of that name could hold a model."""
+    return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
 
 
 def inside(base: pathlib.Path, relative: str) -> pathlib.Path:

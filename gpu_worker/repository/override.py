@@ -42,15 +42,10 @@ class Store:
         directory = pathlib.Path(tempfile.mkdtemp(prefix="model-", dir=self._opened()))
         try:
             for relative, content in files.items():
-                path = layout.inside(directory, relative)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    file.write(content)
-        except (OSError, border.InferenceError) as error:
+                _write(layout.inside(directory, relative), name, relative, content)
+        except border.InferenceError:
             remove(directory)
-            if isinstance(error, border.InferenceError):
-                raise
-            raise _invalid(f"files of model '{name}' cannot be written: {error}") from None
+            raise
         return layout.ModelDirectory(name, directory)
 
     def sweep(self) -> None:
@@ -99,6 +94,16 @@ def _taken(root: pathlib.Path) -> int | None:
         log.debug("models.not_taken", directory=str(root))
     os.close(number)
     return None
+
+
+def _write(path: pathlib.Path, name: str, relative: str, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        # Without the path: where it lies here is nothing for a client.
+        raise _invalid(f"file '{relative}' of model '{name}' cannot be written: {error.strerror}") from None
 
 
 def _check(name: str, files: Mapping[str, bytes]) -> None:

@@ -260,6 +260,10 @@ async def test_a_name_that_no_directory_could_have_is_refused(repository: pathli
         for parameters in ({}, files):
             with pytest.raises(border.InferenceError, match="at most 255 characters, not 256"):
                 await asking.engine.load("x" * 256, parameters)
+        for name in ("..", ".", "../x", "a/b", "a\0b", ".hidden", ""):
+            with pytest.raises(border.InferenceError, match="one that a model's directory can have") as caught:
+                await asking.engine.load(name, files)
+            assert caught.value.kind is border.ErrorKind.INVALID_ARGUMENT
         assert list(await asking.engine.index(ready=False)) == []
 
 
