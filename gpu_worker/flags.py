@@ -110,6 +110,15 @@ def backend_setting(text: str) -> tuple[str, str, str]:
     return backend, setting, value
 
 
+def cache_setting(text: str) -> tuple[str, str, str]:
+    """(cache, setting, value) of `cache,setting=value`."""
+    head, separator, value = text.partition("=")
+    cache, comma, setting = head.partition(",")
+    if not (separator and comma and cache and setting):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form cache,setting=value")
+    return cache, setting, value
+
+
 def trace_setting(text: str) -> tuple[str, str, str]:
     """(mode or empty, setting, value) of `[mode,]setting=value`."""
     head, separator, value = text.partition("=")
@@ -187,6 +196,14 @@ MODELS = (
     Flag(
         "backend-config", "[backend,]setting=value; may be repeated", backend_setting, metavar="SETTING", repeated=True
     ),
+    Flag(
+        "cache-config",
+        "local,size=BYTES: keep so many bytes of answers for models with response_cache.enable",
+        cache_setting,
+        metavar="SETTING",
+        repeated=True,
+    ),
+    Flag("response-cache-byte-size", "older name for --cache-config local,size=", whole, 0, "BYTES"),
     Flag("id", "name that this server gives itself", str, "", "NAME"),
     Flag("exit-timeout-secs", "longest wait for requests in flight at exit", seconds, 30.0, "S"),
 )
@@ -365,6 +382,7 @@ GROUPS = (
 IGNORED = {
     "backend-directory": "all backends are built in",
     "buffer-manager-thread-count": "the engine chooses its threads",
+    "cache-directory": "the cache is built in",
     "cuda-memory-pool-byte-size": "the runtimes pool their memory themselves",
     "cuda-virtual-address-size": "the runtimes pool their memory themselves",
     "enable-peer-access": "no model spans GPUs",
@@ -380,20 +398,16 @@ IGNORED = {
 
 _NO_SAGEMAKER = "there is no SageMaker front"
 _NO_VERTEX = "there is no Vertex AI front"
-_NO_CACHE = "answers are not cached yet"
 _NO_RATE_LIMIT = "executions are not limited yet: instances run as soon as they are free"
 
 REFUSED = {
     "allow-sagemaker": _NO_SAGEMAKER,
     "allow-vertex-ai": _NO_VERTEX,
-    "cache-config": _NO_CACHE,
-    "cache-directory": _NO_CACHE,
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
     "rate-limit": _NO_RATE_LIMIT,
     "rate-limit-resource": _NO_RATE_LIMIT,
-    "response-cache-byte-size": _NO_CACHE,
     "sagemaker-port": _NO_SAGEMAKER,
     "sagemaker-safe-port-range": _NO_SAGEMAKER,
     "sagemaker-thread-count": _NO_SAGEMAKER,

@@ -17,7 +17,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 
-from gpu_worker.engine import batching, border, crew, ensemble, graph, holds, scheduler, serving, spec, statistics
+from gpu_worker.engine import (
+    batching,
+    border,
+    caching,
+    crew,
+    ensemble,
+    graph,
+    holds,
+    scheduler,
+    serving,
+    spec,
+    statistics,
+)
 from gpu_worker.repository import (
     backends,
     batch_io,
@@ -87,10 +99,12 @@ class Version:
     gpu_uuid: str = ""
     holds: holds.Holds = dataclasses.field(default_factory=holds.Holds)
     steps: graph.Graph | None = None
+    cached: bool = False
 
     def statistics(self) -> border.ModelStatistics:
         found = self.counters.snapshot(self.spec.name, self.spec.version, self.scheduler.waiting(), self.cost)
-        return dataclasses.replace(found, tags=dict(self.config.metric_tags), gpu_uuid=self.gpu_uuid)
+        tags = dict(self.config.metric_tags)
+        return dataclasses.replace(found, tags=tags, gpu_uuid=self.gpu_uuid, cached=self.cached)
 
     def programs(self) -> list[tuple[port.Device, port.Program]]:
         """One for each instance that is alive."""
@@ -166,11 +180,16 @@ class Loader:
     """
 
     def __init__(
-        self, runtime: port.Runtime, defaults: completion.Defaults, observed: statistics.Observed | None = None
+        self,
+        runtime: port.Runtime,
+        defaults: completion.Defaults,
+        observed: statistics.Observed | None = None,
+        cache: caching.Cache | None = None,
     ) -> None:
         self._runtime = runtime
         self._defaults = defaults
         self._observed = observed or statistics.Observed()
+        self._cache = cache
 
     def plan(self, directory: layout.ModelDirectory, override: str | None, *, brought: bool = False) -> Plan:
         """Reads and checks what can be known before loading.
@@ -294,7 +313,7 @@ class Loader:
         prepared: list[tuple[_Change, crew.Change]] = []
         try:
             for number, each in loaded.items():
-                fresh[number] = _fresh(plan.config, specs[number], each, observed)
+                fresh[number] = _fresh(plan.config, specs[number], each, observed, self._share(plan.config))
             for change in changes:
                 begun = change.prepare()
                 prepared.append((change, begun))
@@ -302,6 +321,10 @@ class Loader:
             Opened({}, list(fresh.values()), prepared, "").abandon()
             raise
         return fresh, prepared
+
+    def _share(self, config: _Config) -> caching.Share | None:
+        """The model's share of the cache: a new one with every load, so that no answer outlives its model."""
+        return caching.Share(self._cache) if self._cache is not None and config.response_cache.enable else None
 
     def _only_gpu(self, config: _Config) -> str:
         """The name of the GPU that all instances are on; empty where there are others."""
@@ -449,11 +472,18 @@ def _observed(config: _Config, observed: statistics.Observed) -> statistics.Obse
     return dataclasses.replace(observed, bounds_ms=bounds) if bounds and observed.bounds_ms else observed
 
 
-def _fresh(config: _Config, model: spec.ModelSpec, loaded: _Loaded, observed: statistics.Observed) -> Version:
+def _fresh(
+    config: _Config,
+    model: spec.ModelSpec,
+    loaded: _Loaded,
+    observed: statistics.Observed,
+    share: caching.Share | None,
+) -> Version:
     counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
-    serves = scheduler.Scheduler(model, programs, counters)
-    return Version(model, config, serves, counters, loaded.cost, _held(loaded.instances))
+    serves = scheduler.Scheduler(model, programs, counters, share)
+    held = _held(loaded.instances)
+    return Version(model, config, serves, counters, loaded.cost, held, cached=share is not None)
 
 
 def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:

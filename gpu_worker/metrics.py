@@ -31,7 +31,7 @@ FAILURE_WORDS = "Number of failed inference requests"
 _LATENCY_BOUNDS = (*(f"{bound / 1e6:g}" for bound in statistics.LATENCY_BOUNDS_US), "+Inf")
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
-_CUMULATIVE = "_duration_us"
+_CUMULATIVE = ("_duration_us", "_duration_per_model")
 FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 FIRST_RESPONSE_WORDS = "Time of successful requests from their arrival to their first response, in milliseconds"
 SUMMARIES = {
@@ -104,6 +104,23 @@ PER_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]]
         lambda of: of.in_flight,
     ),
     ("nv_model_load_duration_secs", "gauge", "Model load time in seconds", lambda of: of.load_duration_s),
+)
+
+PER_CACHED_MODEL: tuple[tuple[str, str, str, Callable[[border.ModelStatistics], float]], ...] = (
+    ("nv_cache_num_hits_per_model", "counter", "Number of cache hits per model", lambda of: of.cache_hit.count),
+    ("nv_cache_num_misses_per_model", "counter", "Number of cache misses per model", lambda of: of.cache_miss.count),
+    (
+        "nv_cache_hit_duration_per_model",
+        "counter",
+        "Total cache hit duration per model, in microseconds",
+        lambda of: of.cache_hit.ns // 1000,
+    ),
+    (
+        "nv_cache_miss_duration_per_model",
+        "counter",
+        "Total cache miss duration per model, in microseconds",
+        lambda of: of.cache_miss.ns // 1000,
+    ),
 )
 
 
@@ -201,11 +218,13 @@ class Metrics:
 
 def _models(found: Iterable[border.ModelStatistics], switches: Switches) -> Iterable[str]:
     versions = list(found)
-    for family, kind, words, value in PER_MODEL:
+    cached = [of for of in versions if of.cached]
+    families = [(versions, each) for each in PER_MODEL] + [(cached, each) for each in PER_CACHED_MODEL if cached]
+    for shown, (family, kind, words, value) in families:
         if not switches.counter_latencies and family.endswith(_CUMULATIVE):
             continue
         yield _head(family, kind, words)
-        for of in versions:
+        for of in shown:
             yield _line(family, _labels(of), value(of))
 
 

@@ -114,11 +114,27 @@ def _core(given: argparse.Namespace) -> core.Options:
         poll_s=given.repository_poll_secs,
         load_thread_count=given.model_load_thread_count,
         load_retry_count=given.model_load_retry_count,
+        cache_bytes=_cache_bytes(given),
         observed=_observed(given),
         server_id=given.id,
         trace=_trace(given),
         model_config_name=given.model_config_name,
     )
+
+
+def _cache_bytes(given: argparse.Namespace) -> int:
+    """The size of the one cache there is; 0 for none."""
+    size: int = given.response_cache_byte_size
+    for name, setting, value in given.cache_config:
+        flag = f"--cache-config={name},{setting}={value}"
+        if name != "local" or setting != "size":
+            raise _refused(f"{flag} is not known: there is the cache 'local' with the setting 'size'")
+        if given.response_cache_byte_size:
+            raise _refused(f"{flag} and --response-cache-byte-size say the same: give one of them")
+        if not (value.isascii() and value.isdigit()):
+            raise _refused(f"{flag} is not a whole number of bytes")
+        size = int(value)
+    return size
 
 
 _TRACE_SETTINGS = {

@@ -52,7 +52,7 @@ def _acted_on(group: tuple[flags.Flag, ...]) -> Iterator[str]:
 def _metrics() -> Iterator[str]:
     yield "Of each model and version, beside the readings of CPU, memory and NVIDIA GPUs, at `/metrics` of the metrics port:"
     yield from ("", "| metric | type | meaning |", "| --- | --- | --- |")
-    for name, kind, words, _value in metrics.PER_MODEL:
+    for name, kind, words, _value in (*metrics.PER_MODEL, *metrics.PER_CACHED_MODEL):
         yield f"| `{name}` | {kind} | {markdown.cell(words)} |"
     yield f"| `nv_inference_request_failure` | counter | {metrics.FAILURE_WORDS}, by reason |"
     yield f"| `{metrics.LATENCY}` | histogram | {metrics.LATENCY_WORDS} |"

@@ -248,7 +248,7 @@ class ModelStatistics:
 
     `inference_count` counts items, `execution_count` model runs, `success.count` requests. `failures` counts requests by
     reason: REJECTED, CANCELED, BACKEND, OTHER. `in_flight` requests have no answer yet, `pending` of them wait for an
-    instance. `latency` counts successful requests by how long they took, in the buckets between
+    instance. Where answers are `cached`, hits are successes without an inference. `latency` counts successful requests by how long they took, in the buckets between
     `statistics.LATENCY_BOUNDS_US`, the last for what is above all. `tags` are the model's own labels,
     `gpu_uuid` names the one GPU that all its instances are on, if so.
     `first_response` and `summaries` (by what is summarised: request, queue, compute_input, compute_infer, compute_output)
@@ -269,6 +269,9 @@ class ModelStatistics:
     batches: tuple[BatchStatistics, ...]
     pending: int
     failures: Mapping[str, int]
+    cached: bool = False
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
     in_flight: int = 0
     latency: tuple[int, ...] = ()
     memory_bytes: Mapping[tuple[str, int], int] = dataclasses.field(default_factory=dict)

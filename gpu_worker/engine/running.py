@@ -16,6 +16,7 @@ import structlog
 from gpu_worker.engine import (
     admission,
     border,
+    caching,
     delivery,
     execution,
     pace,
@@ -63,11 +64,18 @@ class Runner:
     `admit` belongs to the event loop, the rest to any thread.
     """
 
-    def __init__(self, model: spec.ModelSpec, counters: statistics.Statistics, learn: Learn | None = None) -> None:
+    def __init__(
+        self,
+        model: spec.ModelSpec,
+        counters: statistics.Statistics,
+        learn: Learn | None = None,
+        cache: caching.Share | None = None,
+    ) -> None:
         self.spec = model
         self._admission = admission.Admission(model)
         self._counters = counters
         self._learn = learn
+        self._cache = cache
 
     def admit(
         self,
@@ -96,6 +104,62 @@ class Runner:
 
     def execute(self, program: port.Program, works: Sequence[work.Work]) -> Pairs:
         """The answers to one batch."""
+        if self._cache is None:
+            return self._execute(program, works)
+        try:
+            left, hits = self.look_up(works)
+        except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
+            return self._failed(error, works)
+        answered = hits + (self._execute(program, left) if left else [])
+        places = {id(each): place for place, each in enumerate(works)}
+        return sorted(answered, key=lambda pair: places[id(pair[0])])
+
+    def look_up(self, works: Sequence[work.Work], most_bytes: int | None = None) -> tuple[list[work.Work], Pairs]:
+        """The works that must run, and the others with the answers that were kept.
+
+        Looks at `most_bytes` of inputs, if given; what is left is looked up when it runs. Nothing is looked up twice.
+        """
+        left: list[work.Work] = []
+        hits: Pairs = []
+        for each in works:
+            size_bytes = caching.input_bytes(each)
+            if each.cache_key is None and (most_bytes is None or size_bytes <= most_bytes):
+                most_bytes = None if most_bytes is None else most_bytes - size_bytes
+                answer = self._kept(each)
+                if answer is not None:
+                    hits.append((each, answer))
+                    continue
+            left.append(each)
+        return left, hits
+
+    def _kept(self, each: work.Work) -> border.InferResponse | None:
+        """The answer from the cache, counted and traced."""
+        if self._cache is None or not caching.cacheable(each):
+            return None
+        started_ns = time.monotonic_ns()
+        answer = self._cache.find(self.spec, each)
+        now_ns = time.monotonic_ns()
+        kind = "MISS" if answer is None else "HIT"
+        if each.trace is not None:
+            each.trace.stamp(f"CACHE_{kind}_START", started_ns)
+            each.trace.stamp(f"CACHE_{kind}_END", now_ns)
+        if answer is None:
+            self._counters.missed(1, now_ns - started_ns)
+        else:
+            self._counters.hit(now_ns - each.arrival_ns, started_ns - each.arrival_ns, now_ns - started_ns)
+        return answer
+
+    def _keep(self, answered: Pairs) -> None:
+        """Keeps the answers to what was looked up in vain; what that takes belongs to the misses."""
+        if self._cache is None:
+            return
+        started_ns = time.monotonic_ns()
+        for each, answer in answered:
+            if isinstance(answer, border.InferResponse):
+                self._cache.keep(each, answer)
+        self._counters.missed(0, time.monotonic_ns() - started_ns)
+
+    def _execute(self, program: port.Program, works: Sequence[work.Work]) -> Pairs:
         started_ns = time.monotonic_ns()
         try:
             found, refused = execution.readable(self.spec, works)
@@ -125,6 +189,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
             return self._failed(error, works)
         answered = list(zip(works, outcome.answers, strict=True))
+        self._keep(answered)
         self._count(answered, started_ns, outcome)
         for each, answer in answered:
             if each.trace is not None:

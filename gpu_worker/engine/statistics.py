@@ -145,6 +145,8 @@ class Statistics:
         self._fail = _Duration()
         self._queue = _Duration()
         self._compute = _Compute()
+        self._cache_hit = _Duration()
+        self._cache_miss = _Duration()
         self._batches: dict[int, _Compute] = {}
         self._latency = [0] * (len(_BOUNDS_NS) + 1)
         self._failures = dict.fromkeys((REJECTED, CANCELED, BACKEND, OTHER), 0)
@@ -168,6 +170,21 @@ class Statistics:
                 batch = self._batches[done.items] = _Compute()
             batch.add(1, done.timings)
 
+    def hit(self, life_ns: int, wait_ns: int, lookup_ns: int) -> None:
+        """Counts a request that was answered from the cache: no inference, but a success."""
+        now_ms = time.time_ns() // 1_000_000
+        with self._lock:
+            self._last_inference_ms = now_ms
+            self._success.add(1, life_ns)
+            self._queue.add(1, wait_ns)
+            self._cache_hit.add(1, lookup_ns)
+            self._latency[bisect.bisect_left(_BOUNDS_NS, life_ns)] += 1
+
+    def missed(self, count: int, total_ns: int) -> None:
+        """Counts requests that the cache has no answer to; `total_ns` went into looking for it, or keeping it."""
+        with self._lock:
+            self._cache_miss.add(count, total_ns)
+
     def failed(self, reason: str, count: int, total_ns: int) -> None:
         """Counts requests that ended without a result; `total_ns` sums their lives."""
         with self._lock:
@@ -188,6 +205,8 @@ class Statistics:
                 compute_input=self._compute.input.frozen(),
                 compute_infer=self._compute.infer.frozen(),
                 compute_output=self._compute.output.frozen(),
+                cache_hit=self._cache_hit.frozen(),
+                cache_miss=self._cache_miss.frozen(),
                 batches=tuple(
                     border.BatchStatistics(size, each.input.frozen(), each.infer.frozen(), each.output.frozen())
                     for size, each in sorted(self._batches.items())

@@ -22,7 +22,8 @@ class Work:
     `size` counts items (the batch dimension, 1 where there is none). Works of equal `key` may share a batch. Times are
     nanoseconds of the monotonic clock. `shared_inputs` (by position) and `shared_outputs` (by name) are in shared memory.
     At `deadline_ns` it is refused, at `delay_ns` it goes behind the others of its `level`.
-    Once the request has been read, `strings` are its BYTES inputs and `copied` what lay in shared memory, by position.
+    Once the request has been read, `strings` are its BYTES inputs and `copied` what lay in shared memory, by position. `cache_key` is there once
+    a kept answer was looked for.
     """
 
     request: border.InferRequest
@@ -38,6 +39,7 @@ class Work:
     trace: trace.Trace | None = None
     copied: Mapping[int, border.Buffer] | None = None
     strings: Mapping[int, tensors.Array] | None = None
+    cache_key: bytes | None = None
     level: int = 0
     delay_ns: int | None = None
 

@@ -39,8 +39,8 @@ def statistics(of: border.ModelStatistics) -> predict_pb2.ModelStatistics:
             compute_input=_duration(of.compute_input),
             compute_infer=_duration(of.compute_infer),
             compute_output=_duration(of.compute_output),
-            cache_hit=predict_pb2.StatisticDuration(),
-            cache_miss=predict_pb2.StatisticDuration(),
+            cache_hit=_duration(of.cache_hit),
+            cache_miss=_duration(of.cache_miss),
         ),
         batch_stats=map(_batch, of.batches),
         memory_usage=[

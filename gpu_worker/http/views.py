@@ -9,8 +9,6 @@ from google.protobuf import message
 
 from gpu_worker.engine import border
 
-_NONE = {"count": 0, "ns": 0}
-
 
 def server(metadata: border.ServerMetadata) -> dict[str, Any]:
     return {"name": metadata.name, "version": metadata.version, "extensions": list(metadata.extensions)}
@@ -50,8 +48,8 @@ def statistics(of: border.ModelStatistics) -> dict[str, Any]:
             "compute_input": _duration(of.compute_input),
             "compute_infer": _duration(of.compute_infer),
             "compute_output": _duration(of.compute_output),
-            "cache_hit": _NONE,
-            "cache_miss": _NONE,
+            "cache_hit": _duration(of.cache_hit),
+            "cache_miss": _duration(of.cache_miss),
         },
         "response_stats": {},
         "batch_stats": [_batch(batch) for batch in of.batches],

@@ -168,7 +168,11 @@ FIELDS = (
     _no("model_operations.op_library_filename", "a library of custom operators would run any code in the server"),
     _later("model_transaction_policy.decoupled", "every request has exactly one answer"),
     _no("model_repository_agents", "no agents are loaded: what is in the repository is served as it is"),
-    _later("response_cache.enable", "answers are not cached"),
+    _done(
+        "response_cache.enable",
+        "answers are kept and given again where the server has a cache (`--cache-config`), but for sequences, ensembles and "
+        "what is in shared memory",
+    ),
     _done("model_metrics.metric_control.metric_identifier.family", "`nv_inference_first_response_histogram_ms`"),
     _done(
         "model_metrics.metric_control.histogram_options.buckets",

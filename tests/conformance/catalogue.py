@@ -6,6 +6,7 @@ from tests.conformance.case import Case
 from tests.conformance.cases import (
     basics,
     bodies,
+    caching,
     extensions,
     generate,
     inference,
@@ -16,7 +17,19 @@ from tests.conformance.cases import (
     streams,
 )
 
-_MODULES = (basics, inference, bodies, streams, scheduling, extensions, repository, shared_memory, generate, restricted)
+_MODULES = (
+    basics,
+    inference,
+    bodies,
+    streams,
+    scheduling,
+    caching,
+    extensions,
+    repository,
+    shared_memory,
+    generate,
+    restricted,
+)
 
 _ALL = tuple(case for module in _MODULES for case in module.cases())
 

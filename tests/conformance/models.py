@@ -273,6 +273,7 @@ MODELS = (
     _slow(),
     identity("idle", "FP32", [-1], at_start=False),
     *_queued(),
+    identity("cached", "FP32", [4], 8, "response_cache {enable: true}", at_start=False),
     # Nobody ever loads it.
     identity("untouched", "FP32", [-1], at_start=False),
     # Each for one case: Triton's loads with a configuration depend on what was loaded before.

@@ -63,6 +63,7 @@ def triton(repository: pathlib.Path, flags: collections.abc.Sequence[str]) -> co
         str(found.server),
         f"--model-repository={repository}",
         f"--backend-directory={found.backends}",
+        f"--cache-directory={found.backends.parent / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shared}",
         *(f"--{front}-address=127.0.0.1" for front in ("http", "grpc")),
         *(f"--{front}-port={port}" for front, port in zip(("http", "grpc", "metrics"), ports, strict=True)),

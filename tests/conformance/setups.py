@@ -57,5 +57,6 @@ SETUPS = {
     "forwarding": Setup(
         (*_explicit(*_TWO), "--http-header-forward-pattern=mine-.*", "--grpc-header-forward-pattern=mine-.*"), _TWO
     ),
+    "caching": Setup((*_explicit(*_TWO), "--cache-config=local,size=1048576"), (*_TWO, "cached")),
     "compressing": Setup((*_explicit(*_TWO), "--grpc-infer-response-compression-level=high"), _TWO),
 }

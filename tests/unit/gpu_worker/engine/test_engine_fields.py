@@ -105,8 +105,10 @@ def test_other_backends_are_refused(text: str) -> None:
 
 def test_all_that_is_refused_is_told_at_once() -> None:
     config = model_config_pb2.ModelConfig(name="m", runtime="x")
-    config.response_cache.enable = True
-    with pytest.raises(border.InferenceError, match=r"model 'm': not supported: response_cache\.enable .*; runtime .*"):
+    config.model_repository_agents.agents.add(name="a")
+    with pytest.raises(
+        border.InferenceError, match=r"model 'm': not supported: model_repository_agents .*; runtime .*"
+    ):
         support.check(config)
 
 

@@ -69,6 +69,12 @@ def test_what_changes_nothing_is_ignored_with_a_notice() -> None:
     assert set(found.ignored) == {"http-thread-count", "pinned-memory-pool-byte-size"}
 
 
+def test_the_cache_has_a_size_by_both_flags() -> None:
+    assert settings.load([REPOSITORY]).core.cache_bytes == 0
+    assert settings.load([REPOSITORY, "--cache-config", "local,size=1048576"]).core.cache_bytes == 2**20
+    assert settings.load([REPOSITORY, "--response-cache-byte-size=7"]).core.cache_bytes == 7
+
+
 def test_traces_are_set_by_both_kinds_of_flags(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "t"
     expected = trace_settings.Settings(
@@ -157,6 +163,9 @@ def test_turning_off_what_is_not_there_is_fine(argument: str) -> None:
     [
         (["--model-control-mode=explicit", "--load-model=*", "--load-model=x"], "--load-model=*"),
         (["--load-model=x"], "--load-model needs"),
+        (["--cache-config=redis,host=h"], "--cache-config=redis,host=h is not known"),
+        (["--cache-config=local,size=many"], "is not a whole number of bytes"),
+        (["--cache-config=local,size=1", "--response-cache-byte-size=1"], "say the same"),
         (["--http-tls-cert=c"], "--http-tls-key"),
         (["--http-tls-client-ca=c"], "--http-tls-client-ca"),
         (["--grpc-use-ssl=true"], "--grpc-server-cert"),
