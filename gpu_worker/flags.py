@@ -283,7 +283,7 @@ GRPC = (
         "grpc-frontend",
         "what speaks gRPC: native (this project's own) or grpcio (gRPC's core)",
         choice("native", "grpcio"),
-        "grpcio",
+        "native",
         "NAME",
     ),
     Flag("grpc-keepalive-time", "milliseconds without traffic before a ping", integer, metavar="MS"),

@@ -11,7 +11,7 @@ def text() -> str:
     failures = http2_failures.FAILURES
     passed = http2_failures.CASES - len(failures)
     opening = (
-        "`tms-worker --grpc-frontend=native` speaks HTTP/2 by itself. [h2spec](https://github.com/summerwind/h2spec) judges it "
+        "`tms-worker` speaks HTTP/2 by itself (`--grpc-frontend=native`, the default). [h2spec](https://github.com/summerwind/h2spec) judges it "
         f"in every run of the tests: {passed} of {http2_failures.CASES} cases pass. A case that fails and is not listed here "
         "fails the tests, and so does one that is listed and passes."
     )

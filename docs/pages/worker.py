@@ -13,8 +13,9 @@ _LEAVING = """\
 `POST /v2/repository/models/NAME/leave` (with the control token, where there is one) sends the clients of a model elsewhere
 before it is unloaded: it serves as before, each answer ends its connection (`Connection: close`), and connections that
 stay idle for a second are closed, until the model is loaded again. `POST /v2/repository/leave` does so for all. An unload
-and a signal to stop begin with it; what clients ask before they have heard of it is still answered. gRPC connections end
-at their age: without `--grpc-max-connection-age` a call that arrives in the very moment of stopping can be cancelled.
+and a signal to stop begin with it; what clients ask before they have heard of it is still answered. Over gRPC they hear of it by GOAWAY,
+in two steps, and lose no call (`docs/grpc-front.md`). Only with `--grpc-frontend=grpcio` connections end at their age alone: without
+`--grpc-max-connection-age` a call that arrives in the very moment of stopping can be cancelled.
 """
 
 
