@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import parser
 
-from gpu_worker import core, loader, metrics, registry
+from gpu_worker import core, loader, metrics, models
 from gpu_worker.engine import border, statistics
 from gpu_worker.runtime import onnx_runtime, port
 from tests.support import engine_client as client
@@ -283,7 +283,7 @@ async def test_a_load_is_tried_again(
 async def test_very_many_calls_for_one_model_are_told_to_come_later(
     repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_CALLS", 3)
+    monkeypatch.setattr(models, "MOST_CALLS", 3)
     onnx_models.put(repository, "m", onnx_models.scale(2))
     async with client.running(repository, control=client.EXPLICIT) as asking:
         calls = [asking.engine.load("m", {}) for _ in range(4)]
