@@ -17,6 +17,7 @@ _CONNECTION = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-enc
 _SINGLE = {b"content-length", b"host"}
 # Of the static table, so that they may come without a literal that is looked at.
 _STATIC_BAD = {b":status", b"transfer-encoding"}
+_LOOKED_AT = _PSEUDO | _SINGLE | _STATIC_BAD
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+\-.^_`|~]+").fullmatch
 # No NUL, CR or LF anywhere, no blank at either end (section 8.2.1).
 _VALUE = re.compile(rb"(?:[^\0\r\n\t ](?:[^\0\r\n]*[^\0\r\n\t ])?)?").fullmatch
@@ -31,18 +32,43 @@ _known = set(_PSEUDO)
 class Head:
     """A request's head. `view` is what the application made of it: heads are shared by requests that look the same."""
 
-    __slots__ = ("authority", "content_length", "fields", "method", "path", "scheme", "values", "view")
+    __slots__ = ("_values", "authority", "content_length", "fields", "method", "path", "scheme", "view")
 
     def __init__(self, fields: tuple[Field, ...], values: dict[bytes, bytes]) -> None:
-        """`values` are those of `fields` by name, the last one where a name comes again."""
+        """`values` are as the property's."""
         self.fields = fields
-        self.values = values
+        self._values: dict[bytes, bytes] | None = values
         self.method = values.get(b":method", b"")
         self.scheme = values.get(b":scheme", b"")
         self.path = values.get(b":path", b"")
         self.authority = values.get(b":authority", b"")
         self.content_length = -1
         self.view: Any = None
+
+    @property
+    def values(self) -> dict[bytes, bytes]:
+        """Those of `fields` by name, the last one where a name comes again."""
+        if self._values is None:
+            self._values = dict(self.fields)
+        return self._values
+
+    def extended(self, fields: tuple[Field, ...], view: Any) -> Head:
+        """The head of `fields`, which begin with this one's; the rest are none that `is_plain` refuses."""
+        made = Head.__new__(Head)
+        made.fields = fields
+        made._values = None  # noqa: SLF001 - its own
+        made.method = self.method
+        made.scheme = self.scheme
+        made.path = self.path
+        made.authority = self.authority
+        made.content_length = self.content_length
+        made.view = view
+        return made
+
+
+def is_plain(name: bytes) -> bool:
+    """Whether a field that is allowed says nothing that `request` looks at."""
+    return name not in _LOOKED_AT
 
 
 def is_allowed(name: bytes, value: bytes) -> bool:

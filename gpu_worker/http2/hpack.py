@@ -1,6 +1,7 @@
 """HPACK: header blocks to fields and back (RFC 7541). Pure.
 
-The decoder keeps what it made of whole blocks for as long as its dynamic table says the same. The encoder uses no
+The decoder keeps what it made of whole blocks for as long as its dynamic table says the same; and of blocks that begin
+with the same fields from the tables, what these are, whichever indices they have got by then. The encoder uses no
 dynamic table, and tells so in the first block of a connection, so that a block once made serves all connections. Must
 never hold more than its bounds, whatever a block promises.
 """
@@ -8,6 +9,7 @@ never hold more than its bounds, whatever a block promises.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +35,13 @@ _STATIC_ENTRIES: tuple[_Entry, ...] = tuple(
 )
 _MAX_INTEGER = 2**28
 _MAX_SHIFT = 28
+# Fields that are in a table, each of one byte; fewer than this are read as fast one by one.
+_RUN = re.compile(rb"[\x81-\xfe]{4,}").match
+# What the bytes of a run become when a field is added to the dynamic table.
+_SHIFTED = bytes(byte + 1 if 0x80 | _STATIC_COUNT < byte < 0xFF else byte for byte in range(256))
+_MOST_ONE_BYTE = 0x7E
+# Of the blocks that begin otherwise, where clients send several kinds in turn: one in so many is looked at.
+_LEARNED = 2
 _BLOCKS = 64
 _BLOCK_BYTES = 2**10
 
@@ -47,6 +56,9 @@ class Oversized(Exception):
 
 class Decoder:
     """Of one connection. `blocks` is for what was made of whole blocks; it is emptied where the table changes.
+
+    The first `shared` fields of the last block are those that other blocks began with too, 0 where they are none;
+    `made` is for what was made of these fields alone, and None again for others.
 
     `check` says whether a field may be in a request; `bad` whether one of the last block may not, be it literal or
     from the table.
@@ -65,6 +77,14 @@ class Decoder:
         self._most_fields = most_fields
         self._check = check
         self._changed = False
+        self.shared = 0
+        self.made: Any = None
+        self._run = b""
+        self._run_fields: tuple[Field, ...] = ()
+        self._run_bytes = 0
+        self._run_top = 0
+        self._misses = 0
+        self._inserted = 0
 
     def acknowledged(self) -> None:
         """The client has read the bound: from now on it holds, and a larger table must be given up (section 4.2)."""
@@ -89,10 +109,15 @@ class Decoder:
     def _decode(self, block: bytes) -> tuple[Field, ...]:
         self._changed = self.bad = False
         fields: list[Field] = []
-        at = self._updates(block) if self._update_due or (block and block[0] & 0xE0 == 0x20) else 0
-        end = len(block)
-        room = self._list_bytes
-        table = self._table
+        end, room = len(block), self._list_bytes
+        table, inserted = self._table, self._inserted
+        if self._run and not self._update_due and block.startswith(self._run):
+            fields += self._run_fields
+            room -= self._run_bytes
+            self.shared = at = len(self._run)
+        else:
+            self.shared = 0
+            at = self._updates(block) if self._update_due or (block and block[0] & 0xE0 == 0x20) else 0
         while at < end:
             byte = block[at]
             if byte & 0x80:
@@ -115,7 +140,31 @@ class Decoder:
                 fields.clear()
         if room < 0 or len(fields) > self._most_fields:
             raise Oversized
+        if not self.shared:
+            self._learn(block, fields, self._inserted - inserted)
         return tuple(fields)
+
+    def _learn(self, block: bytes, fields: list[Field], inserted: int) -> None:
+        """Takes the fields from tables that `block` begins with for those of the next, `inserted` fields later."""
+        self._misses += 1
+        found = None if self.bad or self._misses % _LEARNED else _RUN(block)
+        if found is None:
+            return
+        self._forget_run()
+        count = found.end()
+        dynamic = [byte & 0x7F for byte in found[0] if byte & 0x7F > _STATIC_COUNT]
+        top = max(dynamic) + inserted if dynamic else 0
+        if top > min(_MOST_ONE_BYTE, _STATIC_COUNT + len(self._table)):
+            return
+        self._run = found[0]
+        for _ in range(inserted):
+            self._run = self._run.translate(_SHIFTED)
+        self._run_fields = tuple(fields[:count])
+        self._run_bytes = sum(len(name) + len(value) + _ENTRY_BYTES for name, value in self._run_fields)
+        self._run_top = top
+
+    def _forget_run(self) -> None:
+        self._run, self.made = b"", None
 
     def _updates(self, block: bytes) -> int:
         """Takes the size updates at the start, at most two (section 4.2); returns where the fields begin."""
@@ -131,6 +180,7 @@ class Decoder:
             self._room_bytes, self._update_due = size, False
             self._changed = True
             self.blocks.clear()
+            self._forget_run()
             self._evict(size)
         if self._update_due and block:
             raise ValueError("the table size update that the smaller bound asks for is missing")
@@ -181,6 +231,7 @@ class Decoder:
     def _insert(self, entry: _Entry) -> None:
         size = entry[1]
         self._changed = True
+        self._inserted += 1
         if self.blocks:
             self.blocks.clear()
         used, room, table = self._used_bytes + size, self._room_bytes, self._table
@@ -192,6 +243,13 @@ class Decoder:
             self._used_bytes = used
         else:
             self._used_bytes = 0
+        if self._run_top and self._run:
+            # Each field of the table has moved by one, and the oldest may be there no more.
+            self._run_top = top = self._run_top + 1
+            if top > _MOST_ONE_BYTE or top > _STATIC_COUNT + len(table):
+                self._forget_run()
+            else:
+                self._run = self._run.translate(_SHIFTED)
 
     def _evict(self, most_bytes: int) -> None:
         """Drops the oldest entries until no more than so many bytes are used (section 4.3)."""

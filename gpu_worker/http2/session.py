@@ -408,10 +408,30 @@ class Session:
             return None
         if self._decoder.bad:
             raise headers.malformed("a field that is not allowed")
-        head = headers.request(fields)
-        head.view = self._application.view(head)
+        head = self._extended(fields) if self._decoder.shared else None
+        if head is None:
+            head = headers.request(fields)
+            head.view = self._application.view(head)
         self._decoder.remember(block, head)
         return head
+
+    def _extended(self, fields: tuple[hpack.Field, ...]) -> headers.Head | None:
+        """The head of fields that begin like those of another; None where it is to be read from the start."""
+        decoder = self._decoder
+        shared = decoder.shared
+        base: headers.Head | None = decoder.made
+        if base is None:
+            try:
+                base = headers.request(fields[:shared])
+            except codes.StreamFault:
+                return None
+            base.view = self._application.view(base)
+            decoder.made = base
+        for name, _value in fields[shared:]:
+            if not headers.is_plain(name):
+                return None
+        view = self._application.view_like(base.view, fields, shared)
+        return None if view is None else base.extended(fields, view)
 
     def _refuse(self, identifier: int) -> None:
         """Not an error: the client may try again, here or elsewhere (section 8.7)."""

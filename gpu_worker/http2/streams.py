@@ -41,6 +41,10 @@ class Application(Protocol):
         """What to make of a head; kept with it for requests that look the same."""
         ...
 
+    def view_like(self, view: Any, fields: tuple[headers.Field, ...], shared: int) -> Any:
+        """What to make of a head of `fields`, whose first `shared` alone made `view`; None where `view` is to say."""
+        ...
+
     def opened(self, stream: Stream, head: headers.Head, ended: bool) -> Handler:  # noqa: FBT001 - called for each request
         """A request began. Its stream may be answered at once."""
         ...

@@ -72,6 +72,9 @@ class Recorder:
     def view(self, head: headers.Head) -> Any:
         return head.path
 
+    def view_like(self, view: Any, fields: tuple[hpack.Field, ...], shared: int) -> Any:
+        return view
+
     def opened(self, stream: streams.Stream, head: headers.Head, ended: bool) -> Handler:  # noqa: FBT001
         handler = self.handlers[stream.id] = Handler(stream, self)
         self.heads[stream.id] = head

@@ -22,6 +22,7 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _ENCODINGS = (b"identity", b"gzip", b"deflate")
 _RESERVED = {b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-message-type"}
 _CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.IGNORECASE).fullmatch
+_TIMEOUT_NAME = b"grpc-timeout"
 _BINARY = b"-bin"
 _COLON = 0x3A
 _MOST_KINDS = 256
@@ -95,6 +96,33 @@ class View:
         if timeout is not None and not (self.failure or self.refusal):
             self._take_timeout(timeout)
 
+    def extended(self, fields: tuple[headers.Field, ...], timeout: bytes | None) -> View:
+        """The same of a head with more fields, none of them gRPC's own but `timeout`."""
+        made = View.__new__(View)
+        made.become(self, fields)
+        if timeout is not None and not (self.failure or self.refusal):
+            made.keep_to(timeout)
+        return made
+
+    def become(self, base: View, fields: tuple[headers.Field, ...]) -> None:
+        """Says of `fields` what `base` says of its own."""
+        self.method = base.method
+        self.path = base.path
+        self.encoding = base.encoding
+        self.accepts_gzip = base.accepts_gzip
+        self.refusal = base.refusal
+        self.failure = base.failure
+        self.timeout_s = base.timeout_s
+        self.infers = base.infers
+        self._fields = fields
+        self._metadata = None
+
+    def keep_to(self, timeout: bytes) -> None:
+        """Takes what grpc-timeout says, and said before."""
+        self.timeout_s = None
+        self._take_timeout(timeout)
+        self.infers = self.infers and self.failure is None
+
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the client sent along, without what is gRPC's own."""
         if self._metadata is None:
@@ -132,6 +160,16 @@ class Views:
             get(b"grpc-accept-encoding", b""),
         )
         return View(head, self._kinds.get(own) or self._make(own))
+
+    def view_like(self, view: View, fields: tuple[headers.Field, ...], shared: int) -> View | None:
+        """As Application's."""
+        timeout = None
+        for name, value in fields[shared:]:
+            if name in _RESERVED:
+                if name != _TIMEOUT_NAME:
+                    return None
+                timeout = value
+        return view.extended(fields, timeout)
 
     def _make(self, own: Own) -> Kind:
         kind = Kind(own, self._methods.get(own.path))

@@ -58,6 +58,9 @@ class Front:
         view.infers = view.method is INFER and view.failure is None and view.refusal is None
         return view
 
+    def view_like(self, view: heads.View, fields: tuple[headers.Field, ...], shared: int) -> heads.View | None:
+        return self._views.view_like(view, fields, shared)
+
     def opened(self, stream: streams.Stream, head: headers.Head, ended: bool) -> streams.Handler:  # noqa: FBT001 - Application's
         view: heads.View = head.view
         if view.infers and not ended:

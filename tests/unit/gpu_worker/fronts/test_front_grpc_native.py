@@ -117,6 +117,35 @@ def test_metadata_is_what_is_not_grpcs_own_in_order() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "base", [(), ((b"grpc-timeout", b"5S"),), ((b"grpc-encoding", b"gzip"),), ((b"te", b"trailers"),)]
+)
+@pytest.mark.parametrize(
+    "more",
+    [
+        ((b"a", b"1"),),
+        ((b"grpc-timeout", b"2S"), (b"a-bin", b"AQ==")),
+        ((b"grpc-timeout", b"never"),),
+        ((b"content-type", b"application/grpc"),),
+        ((b"grpc-accept-encoding", b"gzip"),),
+    ],
+)
+def test_a_view_of_more_fields_is_as_if_it_were_the_first(
+    base: tuple[tuple[bytes, bytes], ...], more: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    views = heads.Views({b"/s/m": METHOD})
+    fields = (*PSEUDO, TYPE, *base)
+    found = views.view_like(views.view(headers.request(fields)), (*fields, *more), len(fields))
+    expected = views.view(headers.request((*fields, *more)))
+    if more[0][0] in (b"content-type", b"grpc-accept-encoding"):
+        assert found is None
+        return
+    assert found is not None
+    assert found.metadata() == expected.metadata()
+    assert (found.timeout_s, found.encoding, found.method) == (expected.timeout_s, expected.encoding, expected.method)
+    assert (found.failure is None) == (expected.failure is None)
+
+
 def test_what_is_remembered_of_heads_is_bounded() -> None:
     views = heads.Views({})
     for index in range(1000):

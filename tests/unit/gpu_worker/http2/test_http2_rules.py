@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import hpack as oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.http2 import codes, frames, hpack, session
+from gpu_worker.http2 import codes, frames, headers, hpack, session
 from gpu_worker.http2 import limits as http2_limits
 from gpu_worker.http2.codes import Code
 from tests.support import http2_peer
@@ -317,6 +318,54 @@ def test_an_application_that_raises_ends_the_connection_not_the_process() -> Non
     peer = Peer(application=Broken())
     peer.send(request(1))
     assert peer.error()[0] is Code.INTERNAL_ERROR
+
+
+_MORE = st.lists(
+    st.tuples(
+        st.sampled_from(["x-request-id", "grpc-timeout", "content-length", "host", "a", "te", "content-type"]),
+        st.sampled_from(["0", "trailers", "here", "there", "1S", "application/grpc"]) | st.text("0123abc", max_size=9),
+    ),
+    max_size=3,
+)
+
+
+@given(st.lists(st.tuples(st.booleans(), _MORE), min_size=5, max_size=40), st.sampled_from([0, 100, 200, 400, 4096]))
+def test_requests_that_begin_alike_are_each_read_as_if_they_were_the_first(
+    asked: list[tuple[bool, list[tuple[str, str]]]], table_bytes: int
+) -> None:
+    """Whatever the client's encoder indexes, and though its table forgets."""
+    peer = Peer(http2_limits.Limits(resets=1000), Recorder())
+    encoder = oracle.Encoder()
+    encoder.header_table_size = table_bytes
+    common = [(":method", "POST"), (":scheme", "http"), (":path", "/s/m"), (":authority", "here"), ("user-agent", "me")]
+    for index, (turned, more) in enumerate(asked):
+        stream = 2 * index + 1
+        given_fields = [*(common[:-1] if turned else common), *more]
+        fields = tuple((name.encode(), value.encode()) for name, value in given_fields)
+        peer.send(frame(codes.HEADERS, codes.END_HEADERS, stream, encoder.encode(given_fields)))
+        try:
+            assert all(headers.is_allowed(*field) for field in fields)
+            expected = headers.request(fields)
+        except (AssertionError, codes.StreamFault):
+            assert peer.resets() == [(stream, Code.PROTOCOL_ERROR)]
+            continue
+        found = peer.application.heads[stream]
+        assert (found.fields, found.values, found.content_length) == (fields, dict(fields), expected.content_length)
+        assert (found.method, found.scheme, found.path, found.authority) == (b"POST", b"http", b"/s/m", b"here")
+        assert found.view == b"/s/m"
+
+
+def test_what_requests_begin_with_is_read_once() -> None:
+    peer = Peer(http2_limits.Limits(), Recorder())
+    encoder = oracle.Encoder()
+    common = [(":method", "POST"), (":scheme", "http"), (":path", "/s/m"), (":authority", "here"), ("user-agent", "me")]
+    shared = 0
+    for stream in range(1, 1001, 2):
+        value = f"{stream * 7919:036}"
+        peer.send(frame(codes.HEADERS, codes.END_HEADERS, stream, encoder.encode([*common, ("x-request-id", value)])))
+        shared += peer.session._decoder.shared == len(common)
+        peer.application.handlers[stream].stream.reset(Code.CANCEL)
+    assert shared > 400
 
 
 def test_an_answer_in_many_frames_costs_nothing_for_each_but_its_header() -> None:
