@@ -10,13 +10,14 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import activation, control_plane, frontends, inference, report
+from benchmarks import activation, control_plane, fetching, frontends, inference, report
 from benchmarks.fronts import section as fronts
 from benchmarks.pods import section
 
 SECTIONS = {
     "control-plane": control_plane.run,
     "activation": activation.run,
+    "fetch": fetching.run,
     "inference": inference.run,
     "fronts": fronts.run,
     "frontends": frontends.run,
