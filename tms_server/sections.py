@@ -160,22 +160,31 @@ class Keys(Section):
 
 
 class Repository(Section):
-    """A place that models come from: a folder, or a bucket."""
+    """A place that models come from: a folder, a bucket, or what is below a URL."""
 
     path: pathlib.Path | None = Field(default=None, description="folder that holds models")
     claim: str = Field(default="", description="claim that is mounted at path, to be read, in the pods of workers")
     host_path: str = Field(default="", description="folder of the nodes that is mounted there instead of a claim")
     bucket: str = Field(default="", description="name of an S3 bucket")
-    prefix: str = Field(default="", description="what its models lie below")
-    endpoint_url: str = Field(default="", description="endpoint of the store; empty: AWS")
+    gcs_bucket: str = Field(default="", description="name of a bucket of Google Cloud Storage")
+    prefix: str = Field(default="", description="what the models of a bucket lie below")
+    endpoint_url: str = Field(default="", description="endpoint of the bucket's store; empty: AWS, or Google")
+    url: str = Field(
+        default="", pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*)?)?$", description="URL that models lie below"
+    )
+    secret_file: pathlib.Path | None = Field(
+        default=None, description="file of the Authorization header for url, or of the OAuth token for gcs_bucket"
+    )
     region: str = Field(default="us-east-1", description="region of the bucket")
     path_style: bool = Field(default=False, description="address the bucket in the path")
     keys: Keys = Field(default=Keys(), description="credentials")
 
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> Repository:
-        if (self.path is None) == (not self.bucket):
-            raise ValueError("give either path or bucket")
+        if [self.path is not None, bool(self.bucket), bool(self.gcs_bucket), bool(self.url)].count(True) != 1:
+            raise ValueError("give either path, bucket, gcs_bucket or url")
+        if self.secret_file is not None and not (self.url or self.gcs_bucket):
+            raise ValueError("secret_file: needs url or gcs_bucket; the keys of an S3 bucket are keys.*")
         if self.keys.source == "files" and self.keys.directory is None:
             raise ValueError("keys.directory is needed where keys.source is files")
         return self

@@ -200,7 +200,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="model repository: a folder, or s3://BUCKET/PREFIX with keys from the environment; may be repeated",
+        help="model repository: a folder, a URL, gs://BUCKET/PREFIX as anybody may read it, or s3://BUCKET/PREFIX with keys from "
+        "the environment; may be repeated",
     )
     groups = {"": made.add_argument_group("places")}
     for key, field in leaves():
@@ -264,6 +265,11 @@ def _repository(text: str) -> tuple[str, dict[str, Any]]:
     if place.startswith("s3://"):
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
         return name, {"bucket": bucket, "prefix": prefix, "keys": {"source": "environment"}}
+    if place.startswith("gs://"):
+        bucket, _, prefix = place.removeprefix("gs://").partition("/")
+        return name, {"gcs_bucket": bucket, "prefix": prefix}
+    if place.startswith(("http://", "https://")):
+        return name, {"url": place}
     return name, {"path": pathlib.Path(place).expanduser().absolute()}
 
 

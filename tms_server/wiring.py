@@ -144,6 +144,20 @@ def repository(name: str, chosen: sections.Repository) -> repository_options.Rep
             # Not refused: what a mount brings may come later, and leases that run must not wait for it.
             log.warning("repository.missing", setting=f"repositories.{name}.path", path=str(chosen.path))
         return repository_options.FileRepository(name=name, root=chosen.path.expanduser().absolute())
+    secret = repository_options.Secret(file=chosen.secret_file)
+    if chosen.url:
+        scheme, _, rest = chosen.url.rstrip("/").partition("://")
+        host, slash, path = rest.partition("/")
+        url = f"{scheme}://{host.lower()}{slash}{path}"
+        return repository_options.HttpRepository(name=name, url=url, authorization=secret)
+    if chosen.gcs_bucket:
+        return repository_options.GcsRepository(
+            name=name,
+            bucket=chosen.gcs_bucket,
+            prefix=chosen.prefix,
+            endpoint_url=chosen.endpoint_url,
+            token=secret,
+        )
     return repository_options.S3Repository(
         name=name,
         bucket=chosen.bucket,

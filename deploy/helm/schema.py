@@ -231,7 +231,8 @@ def _repository(section: Schema) -> Schema:
     made["properties"]["existingSecret"] = {
         "type": "string",
         "minLength": 1,
-        "description": "Secret with access_key_id, secret_access_key and, if need be, session_token",
+        "description": "Secret with access_key_id, secret_access_key and, if need be, session_token; or with secret, for a url or "
+        "gcs_bucket",
     }
     return made
 

@@ -17,7 +17,9 @@ import pytest
 from moto import server as moto_server
 from mypy_boto3_s3 import client as s3_client
 
+from tests.support import web_stores
 from tms_server.model import errors, lease, source
+from tms_server.ports import resolver as port
 from tms_server.repositories import options, resolver
 
 ONNX = {"config.pbtxt": b'name: "digits"', "1/model.onnx": b"one", "2/model.onnx": b"two!"}
@@ -66,6 +68,34 @@ class S3Place:
         return f"s3://bucket/team/models/{path}"
 
 
+class SitePlace:
+    def __init__(self, root: pathlib.Path) -> None:
+        self.site = web_stores.Site(root)
+        repository = options.HttpRepository(name="main", url=f"{self.site.url}/team")
+        self.resolver = resolver.RepositoryResolver([repository])
+
+    def put(self, path: str, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.site.put(f"team/{path}/{name}", content)
+
+    def direct(self, path: str) -> str:
+        return f"{self.site.url}/team/{path}/"
+
+
+class GcsPlace:
+    def __init__(self, store: web_stores.Gcs) -> None:
+        self.store = store
+        repository = options.GcsRepository(name="main", bucket="bucket", prefix="team/models", endpoint_url=store.url)
+        self.resolver = resolver.RepositoryResolver([repository])
+
+    def put(self, path: str, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.store.put(f"team/models/{path}/{name}", content)
+
+    def direct(self, path: str) -> str:
+        return f"gs://bucket/team/models/{path}"
+
+
 def repository(endpoint_url: str, *, bucket: str = "bucket", prefix: str = "", key: str = "k") -> options.S3Repository:
     return options.S3Repository(
         name="main",
@@ -93,9 +123,32 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture
+def gcs() -> Iterator[web_stores.Gcs]:
+    with web_stores.gcs() as store:
+        yield store
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path) -> Iterator[SitePlace]:
+    made = SitePlace(tmp_path)
+    yield made
+    made.resolver.close()
+    made.site.close()
+
+
+@pytest.fixture(params=["file", "s3", "gcs", "site"])
 def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Place]:
-    made: Place = FilePlace(tmp_path) if request.param == "file" else S3Place(request.getfixturevalue("moto"))
+    made: Place
+    match request.param:
+        case "file":
+            made = FilePlace(tmp_path)
+        case "s3":
+            made = S3Place(request.getfixturevalue("moto"))
+        case "gcs":
+            made = GcsPlace(request.getfixturevalue("gcs"))
+        case _:
+            made = request.getfixturevalue("site")
     yield made
     made.resolver.close()
 
@@ -203,6 +256,10 @@ async def test_an_unknown_repository_is_not_found(place: Place) -> None:
         "s3://bucket",
         "s3://elsewhere/digits",
         "s3://bucket/team/models-of-others/digits",
+        "gs://bucket/team/models-of-others/digits",
+        "gs://elsewhere/digits",
+        "https://elsewhere/digits",
+        "http://127.0.0.1/../digits",
     ],
 )
 async def test_unreadable_and_outside_uris_are_refused(place: Place, uri: str) -> None:
@@ -211,7 +268,7 @@ async def test_unreadable_and_outside_uris_are_refused(place: Place, uri: str) -
     assert caught.value.path == "uri"
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/digits", "https://host/digits"])
+@pytest.mark.parametrize("uri", ["azure://bucket/digits", "hf://host/digits"])
 async def test_schemes_of_later_versions_are_unimplemented(place: Place, uri: str) -> None:
     with pytest.raises(errors.Unimplemented, match="uri"):
         await place.resolver.resolve(reference(uri))
@@ -372,7 +429,7 @@ class TestS3:
             names.secret_access_key.write_text(value)
             await lookups.resolve(reference("model://main/team/models/digits"))
             access = lookups.access("s3://bucket/team/models/digits")
-            assert access is not None
+            assert isinstance(access, port.S3Access)
             assert (access.access_key_id, access.secret_access_key) == (value, value)
             assert (access.endpoint_url, access.path_style) == (moto, True)
             assert value not in repr(access).replace(f"access_key_id='{value}'", "")
@@ -388,7 +445,7 @@ class TestS3:
             lookups.access("s3://bucket/digits")
         monkeypatch.setenv("MODELS_SECRET", "secret")
         access = lookups.access("s3://bucket/digits")
-        assert access is not None
+        assert isinstance(access, port.S3Access)
         assert (access.access_key_id, access.secret_access_key) == ("id", "secret")
         lookups.close()
 
@@ -399,10 +456,88 @@ class TestS3:
         regions = {
             path: access.region
             for path in ("team/models/digits", "team/models-too/digits", "digits")
-            if (access := lookups.access(f"s3://bucket/{path}")) is not None
+            if isinstance(access := lookups.access(f"s3://bucket/{path}"), port.S3Access)
         }
         assert regions == {"team/models/digits": "narrow", "team/models-too/digits": "wide", "digits": "wide"}
         lookups.close()
+
+
+class TestSites:
+    async def test_an_archive_is_one_file_whose_framework_must_be_said(self, site: SitePlace) -> None:
+        site.site.put("team/digits.tar.gz", b"packed")
+        with pytest.raises(errors.InvalidField, match=r"framework: .*say one of"):
+            await site.resolver.resolve(reference("model://main/digits.tar.gz"))
+        found = await site.resolver.resolve(reference("model://main/digits.tar.gz", source.Framework.ONNXRUNTIME))
+
+        assert [(file.path, file.size_bytes) for file in found.files] == [("digits.tar.gz", 6)]
+        assert found.layout is source.Layout.ARCHIVE
+        assert await site.resolver.resolve(reference(found.uri, source.Framework.ONNXRUNTIME)) == found
+
+    async def test_a_single_file_is_version_1(self, site: SitePlace) -> None:
+        site.site.put("team/some/net.onnx", b"weights")
+        found = await site.resolver.resolve(reference("model://main/some/net.onnx"))
+
+        assert [(file.path, file.size_bytes) for file in found.files] == [("1/model.onnx", 7)]
+        assert found.framework is source.Framework.ONNXRUNTIME
+        assert (found.layout, found.uri) == (source.Layout.FILE, f"{site.site.url}/team/some/net.onnx")
+
+    async def test_a_directory_of_such_a_name_says_so_with_a_slash(self, site: SitePlace) -> None:
+        site.put("odd.onnx", ONNX)
+        found = await site.resolver.resolve(reference("model://main/odd.onnx/"))
+
+        assert (found.layout, len(found.files)) == (source.Layout.TREE, len(ONNX))
+        assert await site.resolver.resolve(reference(found.uri)) == found
+
+    async def test_the_secret_is_sent_read_anew_and_never_told(self, site: SitePlace, tmp_path: pathlib.Path) -> None:
+        site.put("digits", ONNX)
+        secret = tmp_path / "secret"
+        declared = options.HttpRepository(
+            name="main", url=f"{site.site.url}/team", authorization=options.Secret(file=secret)
+        )
+        lookups = resolver.RepositoryResolver([declared])
+        with pytest.raises(errors.Unavailable, match="credentials"):
+            await lookups.resolve(reference("model://main/digits"))
+        for value in ("Bearer one", "Bearer two"):
+            secret.write_text(f"{value}\n")
+            site.site.authorizations.clear()
+            await lookups.resolve(reference("model://main/digits"))
+            access = lookups.access(site.direct("digits"))
+            assert set(site.site.authorizations) == {value}
+            assert access == port.HttpAccess(authorization=value)
+            assert value not in repr(access)
+        secret.write_text("two\nlines: of a header")
+        with pytest.raises(errors.Unavailable, match="one line"):
+            lookups.access(site.direct("digits"))
+        lookups.close()
+
+    async def test_the_nearest_url_decides_who_reads(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "secret").write_text("narrow")
+        narrow = options.Secret(file=tmp_path / "secret")
+        lookups = resolver.RepositoryResolver(
+            [
+                options.HttpRepository(name="wide", url="https://host"),
+                options.HttpRepository(name="narrow", url="https://host/team", authorization=narrow),
+            ]
+        )
+        told = {
+            uri: access.authorization
+            for uri in ("https://HOST/team/digits/", "https://host/team-two/digits/", "https://host/digits/")
+            if isinstance(access := lookups.access(uri), port.HttpAccess)
+        }
+        assert list(told.values()) == ["narrow", "", ""]
+        lookups.close()
+
+
+async def test_a_token_for_google_is_sent_and_given_to_sidecars(gcs: web_stores.Gcs, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "token").write_text("ya29.short-lived\n")
+    token = options.Secret(file=tmp_path / "token")
+    declared = options.GcsRepository(name="main", bucket="bucket", endpoint_url=gcs.url, token=token)
+    lookups = resolver.RepositoryResolver([declared])
+    access = lookups.access("gs://bucket/digits")
+
+    assert access == port.GcsAccess(endpoint_url=gcs.url, bearer_token="ya29.short-lived")
+    assert "ya29" not in repr(access)
+    lookups.close()
 
 
 def test_a_name_declared_twice_is_refused(tmp_path: pathlib.Path) -> None:

@@ -143,7 +143,7 @@ def report(message: agent_pb2.Report, session: agents.Session, received_at: dt.d
     )
 
 
-def _desired_model(wanted: desired.WantedModel, access: resolver.S3Access | None) -> agent_pb2.DesiredModel:
+def _desired_model(wanted: desired.WantedModel, access: resolver.Access | None) -> agent_pb2.DesiredModel:
     return agent_pb2.DesiredModel(
         name=wanted.key.name,
         uri=wanted.source.uri,
@@ -154,13 +154,29 @@ def _desired_model(wanted: desired.WantedModel, access: resolver.S3Access | None
         source_digest=wanted.key.source_digest,
         framework=wanted.source.framework,
         config_override=wanted.override,
-        s3=_access(access),
+        s3=_s3_access(access) if isinstance(access, resolver.S3Access) else None,
+        http=(
+            agent_pb2.HttpAccess(authorization=access.authorization)
+            if isinstance(access, resolver.HttpAccess)
+            else None
+        ),
+        gcs=(
+            agent_pb2.GcsAccess(endpoint_url=access.endpoint_url, bearer_token=access.bearer_token)
+            if isinstance(access, resolver.GcsAccess)
+            else None
+        ),
+        layout=_LAYOUTS[wanted.source.layout],
     )
 
 
-def _access(value: resolver.S3Access | None) -> agent_pb2.S3Access | None:
-    if value is None:
-        return None
+_LAYOUTS = {
+    source.Layout.TREE: agent_pb2.SOURCE_LAYOUT_TREE,
+    source.Layout.FILE: agent_pb2.SOURCE_LAYOUT_FILE,
+    source.Layout.ARCHIVE: agent_pb2.SOURCE_LAYOUT_ARCHIVE,
+}
+
+
+def _s3_access(value: resolver.S3Access) -> agent_pb2.S3Access:
     return agent_pb2.S3Access(
         endpoint_url=value.endpoint_url,
         region=value.region,

@@ -35,8 +35,8 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _IMAGE_PATTERN = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._/:@-]*\*?")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_READ = ("model", "file", "s3")
-_LATER = ("https", "gs")
+_READ = ("model", "file", "s3", "gs", "http", "https")
+_LATER = ("azure", "hf", "oci")
 
 
 def lease_spec(spec: lease.LeaseSpec) -> None:
@@ -156,7 +156,9 @@ def uri(path: str, value: str) -> None:
     if len(value) > URI_MAX or not value.isprintable():
         raise errors.InvalidField(path, f"give at most {URI_MAX} printable characters")
     match = _SCHEME.fullmatch(value)
-    remedy = "give model://<repository>/<path>, file:///<path> or s3://<bucket>/<prefix>"
+    remedy = (
+        "give model://<repository>/<path>, file:///<path>, s3:// or gs://<bucket>/<prefix>, or https://<host>/<path>"
+    )
     if match is None:
         raise errors.InvalidField(path, remedy)
     scheme, rest = match.groups()
@@ -172,7 +174,7 @@ def _has_place(scheme: str, rest: str) -> bool:
     host, _, path = rest.partition("/")
     if scheme == "file":
         return not host and bool(path.strip("/"))
-    return bool(host) and (scheme == "s3" or bool(path.strip("/")))
+    return bool(host) and (scheme in {"s3", "gs"} or bool(path.strip("/")))
 
 
 def _model(path: str, reference: lease.ModelReference) -> None:

@@ -21,6 +21,24 @@ class Framework(enum.StrEnum):
     ENSEMBLE = "ensemble"
 
 
+class Layout(enum.Enum):
+    """What a concrete URI names."""
+
+    TREE = "tree"
+    FILE = "file"
+    ARCHIVE = "archive"
+
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+
+
+def layout_of(uri: str) -> Layout:
+    """Over HTTP a directory ends with a slash, as there it is another thing than a file of its name."""
+    if not uri.startswith(("http://", "https://")) or uri.endswith("/"):
+        return Layout.TREE
+    return Layout.ARCHIVE if uri.endswith(ARCHIVES) else Layout.FILE
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
     """One file of a model directory.
@@ -38,11 +56,15 @@ class SourceFile:
 # Without slots: what is worked out of it is asked for again and again, and is kept in its dictionary.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """What a model URI resolved to. `uri` is concrete (file:// or s3://), never model://."""
+    """What a model URI resolved to. `uri` is concrete, never model://."""
 
     uri: str
     framework: Framework
     files: tuple[SourceFile, ...]
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.uri)
 
     @functools.cached_property
     def size_bytes(self) -> int:

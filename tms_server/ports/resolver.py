@@ -20,6 +20,24 @@ class S3Access:
     session_token: str = dataclasses.field(default="", repr=False)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAccess:
+    """The same of an HTTP source; an empty Authorization header is none."""
+
+    authorization: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GcsAccess:
+    """The same of a Google Cloud Storage source; without a token as anybody may."""
+
+    endpoint_url: str = ""
+    bearer_token: str = dataclasses.field(default="", repr=False)
+
+
+Access = S3Access | HttpAccess | GcsAccess
+
+
 class Resolver(Protocol):
     """Looks models up in their repositories."""
 
@@ -31,6 +49,6 @@ class Resolver(Protocol):
         """
         ...
 
-    def access(self, uri: str) -> S3Access | None:
+    def access(self, uri: str) -> Access | None:
         """Material for the sidecar to read a concrete URI; None where it needs none."""
         ...

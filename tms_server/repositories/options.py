@@ -70,6 +70,25 @@ class FileCredentials:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """One text in a file, such as a mounted secret; without a file it is empty. Read at each use."""
+
+    file: pathlib.Path | None = None
+
+    def read(self) -> str:
+        """Unavailable when it cannot be read now, or is no text that a header may carry."""
+        if self.file is None:
+            return ""
+        try:
+            text = self.file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as failure:
+            raise errors.Unavailable(f"the credentials cannot be read: {type(failure).__name__}") from failure
+        if not text.isprintable():
+            raise errors.Unavailable("the credentials are not one line of text")
+        return text
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FileRepository:
     """A directory tree of models on a file system that the workers' machines share."""
 
@@ -90,7 +109,27 @@ class S3Repository:
     credentials: Credentials = StaticCredentials()
 
 
-Repository = FileRepository | S3Repository
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRepository:
+    """What is below a URL, which ends without a slash. `authorization` is sent as the header of that name."""
+
+    name: str
+    url: str
+    authorization: Secret = Secret()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GcsRepository:
+    """A bucket of Google Cloud Storage, or what is below a prefix of it. An empty endpoint means Google's own."""
+
+    name: str
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str = ""
+    token: Secret = Secret()
+
+
+Repository = FileRepository | S3Repository | HttpRepository | GcsRepository
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from concurrent import futures
 
 from tms_server.model import errors, lease, source
 from tms_server.ports import resolver
-from tms_server.repositories import files, frameworks, listing, options, s3, sharing, uris
+from tms_server.repositories import calls, files, frameworks, gcs, listing, options, s3, sharing, uris, web
 
 
 class RepositoryResolver:
-    """The port's resolver over file systems and S3.
+    """The port's resolver over file systems, S3, Google Cloud Storage and web servers.
 
     A repository that hangs holds one of a few threads until its own timeout; others wait for no longer than the bound.
     """
@@ -21,6 +21,7 @@ class RepositoryResolver:
         self._repositories = tuple(repositories)
         self._limits = limits or options.Limits()
         self._clients = s3.Clients(self._limits)
+        self._caller = calls.Caller(self._limits)
         self._threads = futures.ThreadPoolExecutor(self._limits.lookups_at_once, thread_name_prefix="lookup")
         self._shared = sharing.Shared(self._look_up)
         names = [each.name for each in self._repositories]
@@ -37,13 +38,20 @@ class RepositoryResolver:
             raise errors.Unavailable(f"repository {name!r} gave no answer in {self._limits.timeout_s:g} s") from None
         return source.ModelSource(uri=found.uri, framework=frameworks.decide(reference, detected), files=found.files)
 
-    def access(self, uri: str) -> resolver.S3Access | None:
+    def access(self, uri: str) -> resolver.Access | None:
         """Beside the port: Unavailable when the credentials cannot be read now."""
-        if not uri.startswith("s3://"):
+        if uri.startswith("file://"):
             return None
-        repository = uris.locate(uri, self._repositories).repository
-        if not isinstance(repository, options.S3Repository):
-            return None
+        match uris.locate(uri, self._repositories).repository:
+            case options.S3Repository() as bucket:
+                return self._s3_access(bucket)
+            case options.HttpRepository() as site:
+                return resolver.HttpAccess(authorization=site.authorization.read())
+            case options.GcsRepository() as bucket:
+                return resolver.GcsAccess(endpoint_url=bucket.endpoint_url, bearer_token=bucket.token.read())
+        return None
+
+    def _s3_access(self, repository: options.S3Repository) -> resolver.S3Access:
         keys = repository.credentials.read()
         return resolver.S3Access(
             endpoint_url=repository.endpoint_url,
@@ -66,6 +74,12 @@ class RepositoryResolver:
         return found, frameworks.detect(found)
 
     def _list(self, target: uris.Target) -> listing.Listing:
-        if isinstance(target.repository, options.FileRepository):
-            return files.look_up(target.repository, target.path, self._limits)
-        return s3.look_up(self._clients, target.repository, target.path, self._limits)
+        match target.repository:
+            case options.FileRepository() as repository:
+                return files.look_up(repository, target.path, self._limits)
+            case options.S3Repository() as repository:
+                return s3.look_up(self._clients, repository, target.path, self._limits)
+            case options.HttpRepository() as repository:
+                return web.look_up(self._caller, repository, target.path, self._limits)
+            case options.GcsRepository() as repository:
+                return gcs.look_up(self._caller, repository, target.path, self._limits)

@@ -14,14 +14,18 @@ from collections.abc import Iterable, Sequence
 from tms_server.model import errors
 from tms_server.repositories import options
 
-_LATER = frozenset({"gs", "http", "https", "azure", "hf"})
+_LATER = frozenset({"azure", "hf", "oci"})
+_KNOWN = "model://, s3://, gs://, https://, http:// or file://"
 _FORBIDDEN = frozenset("?#%\\")
 _LONGEST_PATH = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """A directory inside a repository; `path` is relative to its root or bucket, without the prefix left off."""
+    """A directory inside a repository; `path` is relative to its root or bucket, without the prefix left off.
+
+    On a web server it may be a file, or a directory that says so with a slash at its end.
+    """
 
     repository: options.Repository
     path: str
@@ -35,9 +39,11 @@ def locate(uri: str, repositories: Sequence[options.Repository]) -> Target:
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        raise _invalid("must be model://<repository>/<path>, file:///<path> or s3://<bucket>/<prefix>")
+        raise _invalid(
+            "must be model://<repository>/<path>, file:///<path>, s3:// or gs://<bucket>/<prefix>, or https://<host>/<path>"
+        )
     if scheme in _LATER:
-        raise errors.Unimplemented(f"uri: this server does not read {scheme}:// yet; use model://, s3:// or file://")
+        raise errors.Unimplemented(f"uri: this server does not read {scheme}:// yet; use {_KNOWN}")
     place, _, path = rest.partition("/")
     if scheme == "file":
         return _in_tree(place, _segments(_unquoted(path)), repositories)
@@ -46,10 +52,14 @@ def locate(uri: str, repositories: Sequence[options.Repository]) -> Target:
     segments = _segments(path)
     match scheme:
         case "model":
-            return _named(place, segments, repositories)
+            return _named(place, segments, repositories, slash="/" if path.endswith("/") else "")
         case "s3":
-            return _in_bucket(place, segments, repositories)
-    raise _invalid(f"the scheme {scheme!r} is unknown; use model://, s3:// or file://")
+            return _in_bucket(place, segments, repositories, options.S3Repository)
+        case "gs":
+            return _in_bucket(place, segments, repositories, options.GcsRepository)
+        case "http" | "https":
+            return _on_site(uri, repositories)
+    raise _invalid(f"the scheme {scheme!r} is unknown; use {_KNOWN}")
 
 
 def check_file(path: str) -> str:
@@ -79,21 +89,43 @@ def _unquoted(path: str) -> str:
         raise _invalid("the path must be UTF-8") from failure
 
 
-def _named(name: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
+def _named(name: str, segments: list[str], repositories: Iterable[options.Repository], slash: str) -> Target:
     known = {each.name: each for each in repositories}
     if name not in known:
         declared = f"declared are {', '.join(sorted(known))}" if known else "none is declared"
         raise errors.NotFound(f"uri: no repository is called {name!r}; {declared}")
     repository = known[name]
-    prefix = _parts(repository.prefix) if isinstance(repository, options.S3Repository) else []
+    if isinstance(repository, options.HttpRepository):
+        return Target(repository, f"{'/'.join(segments)}{slash}")
+    buckets = (options.S3Repository, options.GcsRepository)
+    prefix = _parts(repository.prefix) if isinstance(repository, buckets) else []
     return Target(repository, "/".join([*prefix, *segments]))
 
 
-def _in_bucket(bucket: str, segments: list[str], repositories: Iterable[options.Repository]) -> Target:
+def _on_site(uri: str, repositories: Iterable[options.Repository]) -> Target:
+    """Hosts are the same in any case; the rest of a URL is taken as it stands."""
+    scheme, _, rest = uri.partition("://")
+    host, _, path = rest.partition("/")
+    whole = f"{scheme}://{host.lower()}/{path}"
+    fitting = [
+        each for each in repositories if isinstance(each, options.HttpRepository) and whole.startswith(f"{each.url}/")
+    ]
+    if not fitting:
+        raise _outside()
+    nearest = max(fitting, key=lambda each: len(each.url))
+    return Target(nearest, whole.removeprefix(f"{nearest.url}/"))
+
+
+def _in_bucket(
+    bucket: str,
+    segments: list[str],
+    repositories: Iterable[options.Repository],
+    kind: type[options.S3Repository | options.GcsRepository],
+) -> Target:
     fitting = [
         each
         for each in repositories
-        if isinstance(each, options.S3Repository)
+        if isinstance(each, kind)
         and each.bucket == bucket
         and segments[: len(_parts(each.prefix))] == _parts(each.prefix)
     ]

@@ -36,7 +36,7 @@ class DesiredState:
 
     epoch: int
     wanted: desired.Wanted
-    access: Mapping[str, resolver_module.S3Access]
+    access: Mapping[str, resolver_module.Access]
     report_interval: dt.timedelta
     routed: bool = False
 

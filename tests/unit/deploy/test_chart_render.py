@@ -241,6 +241,8 @@ def test_two_releases_share_no_name() -> None:
         ({"repositories": {"m": {"region": "x"}}}, ("repositories.m", "bucket", "claim", "host_path")),
         ({"repositories": {"m": {"bucket": "x", "claim": "y"}}}, ("repositories.m", "one of")),
         ({"repositories": {"m": {"bucket": "x", "path": "/y"}}}, ("repositories.m.path",)),
+        ({"repositories": {"m": {"url": "https://h", "gcs_bucket": "y"}}}, ("repositories.m", "one of")),
+        ({"repositories": {"m": {"url": "https://h", "path": "/y"}}}, ("repositories.m.path",)),
         (
             {"repositories": {"m": {"bucket": "b", "existingSecret": "s", "keys": {"source": "environment"}}}},
             ("repositories.m", "existingSecret"),

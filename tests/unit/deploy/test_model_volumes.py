@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tomllib
 
 import pydantic
 import pytest
@@ -35,6 +36,16 @@ def test_the_server_mounts_them_too() -> None:
     mounts = {each["mountPath"]: each for each in shape["containers"][0]["volumeMounts"]}
     assert volumes[mounts["/tms/repositories/shared"]["name"]]["persistentVolumeClaim"]["claimName"] == "models"
     assert volumes[mounts["/models"]["name"]]["hostPath"]["path"] == "/srv/models"
+
+
+def test_a_web_server_has_a_secret_and_nothing_to_mount() -> None:
+    objects = charts.render({"repositories": {"web": {"url": "https://host/models", "existingSecret": "web-secret"}}})
+    said = tomllib.loads(charts.only(objects, "ConfigMap", "tms")["data"]["tms.toml"])["repositories"]["web"]
+    shape = charts.only(objects, "Deployment", "tms")["spec"]["template"]["spec"]
+    mounts = {each["name"]: each["mountPath"] for each in shape["containers"][0]["volumeMounts"]}
+    assert said == {"url": "https://host/models", "secret_file": "/tms/keys/web/secret"}
+    assert mounts["keys-web"] == "/tms/keys/web"
+    assert "models-web" not in mounts
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,9 @@ def test_repositories_come_from_flags_and_file(tmp_path: pathlib.Path) -> None:
     assert found.repositories["models"].path == tmp_path
     far = found.repositories["far"]
     assert (far.bucket, far.prefix, far.keys.source) == ("bucket", "some/prefix", "environment")
+    others = parse("--repository=web=https://host/models", "--repository=google=gs://bucket/some/prefix").repositories
+    assert others["web"].url == "https://host/models"
+    assert (others["google"].gcs_bucket, others["google"].prefix) == ("bucket", "some/prefix")
 
 
 PODS = "backend = 'kubernetes'\n[kubernetes]\nworker_image = 'w'\nsidecar_image = 's'\n"
@@ -57,6 +60,8 @@ MUTUAL = "client_ca = 'c'\nsidecar_certificate = 'c'\nsidecar_key = 'c'"
         ("[metrics]\naddress = 3", "metrics.address"),
         ("[tls]\ncertificate = 'x'", "tls"),
         ("[repositories.a]\nbucket = 'b'\npath = '/p'", "repositories.a"),
+        ("[repositories.a]\nurl = 'https://h/?q'", "repositories.a.url"),
+        ("[repositories.a]\nbucket = 'b'\nsecret_file = '/s'", "repositories.a"),
         ("[log]\nlevel = 'loud'", "log.level"),
         ("images = ['here/*', 'registry/*/worker']", "images: 'registry/*/worker' is no rule"),
         ("not toml", "config"),

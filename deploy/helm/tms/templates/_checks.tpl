@@ -36,11 +36,11 @@ made of values that cannot be meant. */ -}}
 {{- fail "service.openToAll: has a meaning only with service.type LoadBalancer and without service.loadBalancerSourceRanges; leave it out" -}}
 {{- end -}}
 {{- range $name, $repository := .Values.repositories -}}
-{{- if ne (len (compact (list $repository.bucket $repository.claim $repository.host_path))) 1 -}}
-{{- fail (printf "repositories.%s: give one of bucket, claim and host_path" $name) -}}
+{{- if ne (len (compact (list $repository.bucket $repository.gcs_bucket $repository.url $repository.claim $repository.host_path))) 1 -}}
+{{- fail (printf "repositories.%s: give one of bucket, gcs_bucket, url, claim and host_path" $name) -}}
 {{- end -}}
-{{- if and $repository.path $repository.bucket -}}
-{{- fail (printf "repositories.%s.path: a bucket is not mounted; leave path out" $name) -}}
+{{- if and $repository.path (not (or $repository.claim $repository.host_path)) -}}
+{{- fail (printf "repositories.%s.path: only a claim or host_path is mounted; leave path out" $name) -}}
 {{- end -}}
 {{- if and $repository.existingSecret $repository.keys -}}
 {{- fail (printf "repositories.%s: existingSecret and keys exclude each other" $name) -}}

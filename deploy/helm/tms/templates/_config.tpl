@@ -66,10 +66,12 @@
 {{- $repositories := dict -}}
 {{- range $name, $repository := .Values.repositories -}}
 {{- $plain := omit $repository "existingSecret" -}}
-{{- if $repository.existingSecret -}}
+{{- if and $repository.existingSecret (not $repository.bucket) -}}
+{{- $_ := set $plain "secret_file" (printf "%s/%s/secret" (include "tms.keysDirectory" $) $name) -}}
+{{- else if $repository.existingSecret -}}
 {{- $_ := set $plain "keys" (dict "source" "files" "directory" (printf "%s/%s" (include "tms.keysDirectory" $) $name)) -}}
 {{- end -}}
-{{- if not $repository.bucket -}}
+{{- if or $repository.claim $repository.host_path -}}
 {{- $_ := set $plain "path" (include "tms.repositoryPath" (dict "name" $name "repository" $repository)) -}}
 {{- end -}}
 {{- $_ := set $repositories $name $plain -}}

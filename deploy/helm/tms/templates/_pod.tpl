@@ -50,7 +50,7 @@ httpGet:
 {{- if $repository.existingSecret }}
 - {name: {{ printf "keys-%s" $name }}, mountPath: {{ printf "%s/%s" (include "tms.keysDirectory" $) $name }}, readOnly: true}
 {{- end }}
-{{- if not $repository.bucket }}
+{{- if or $repository.claim $repository.host_path }}
 - {name: {{ printf "models-%s" $name }}, mountPath: {{ include "tms.repositoryPath" (dict "name" $name "repository" $repository) }}, readOnly: true}
 {{- end }}
 {{- end }}
