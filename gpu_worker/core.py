@@ -19,8 +19,9 @@ import structlog
 from gpu_worker import loader, logs, polling, registry
 from gpu_worker.engine import border, caching, delivery, departures, regions, scheduler, serving, statistics
 from gpu_worker.memory import cuda, system
-from gpu_worker.repository import completion, layout
-from gpu_worker.runtime import onnx_runtime
+from gpu_worker.python_backend import runtime as python_runtime
+from gpu_worker.repository import completion, configuration, layout
+from gpu_worker.runtime import onnx_runtime, port
 from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.tracing import tracer
 from protos.inference.v2 import model_config_pb2
@@ -89,7 +90,13 @@ class Options:
 class Core(border.Engine):
     """An engine over one set of repositories; `create`, `start`, serve, `drain`, `close`, in this order."""
 
-    def __init__(self, options: Options, models: registry.Registry, wait: polling.Pause) -> None:
+    def __init__(
+        self,
+        options: Options,
+        models: registry.Registry,
+        wait: polling.Pause,
+        python: python_runtime.PythonRuntime,
+    ) -> None:
         self._options = options
         self._models = models
         self._regions = regions.Regions(_most_regions())
@@ -102,6 +109,7 @@ class Core(border.Engine):
         models.listener = self
         self._started = False
         self._stopping = False
+        self._python = python
 
     @classmethod
     def create(cls, options: Options, wait: polling.Pause = polling.pause) -> Core:
@@ -114,15 +122,21 @@ class Core(border.Engine):
         )
         cache = caching.Cache(options.cache_bytes) if options.cache_bytes else None
         repository = layout.Repository(options.repositories, options.model_config_name)
-        opener = loader.Loader(onnx_runtime.OnnxRuntime(), defaults, options.observed, cache)
+        python = python_runtime.PythonRuntime()
+        runtimes: dict[str, port.Runtime] = {
+            configuration.BACKEND: onnx_runtime.OnnxRuntime(),
+            configuration.PYTHON: python,
+        }
+        opener = loader.Loader(runtimes, defaults, options.observed, cache)
         models = registry.Registry(repository, opener, options.load_thread_count, options.load_retry_count)
-        return cls(options, models, wait)
+        return cls(options, models, wait, python)
 
     async def start(self) -> None:
         """Loads what is to be loaded at start.
 
         Raises InferenceError naming every model that failed, unless `exit_on_error` is off.
         """
+        self._python.serve(self.submit)
         await self._models.sweep()
         names = await self._names_at_start()
         self._expected.update(names)
@@ -145,6 +159,7 @@ class Core(border.Engine):
         self._stopping = True
         self._stop_polling()
         await self._models.close()
+        await self._python.close()
         await asyncio.to_thread(self._tracer.close)
 
     def submit(self, requests: Sequence[border.InferRequest]) -> None:

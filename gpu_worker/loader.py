@@ -14,6 +14,7 @@ import pathlib
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import structlog
 
@@ -25,6 +26,7 @@ from gpu_worker.engine import (
     ensemble,
     graph,
     holds,
+    performing,
     scheduler,
     serving,
     spec,
@@ -174,19 +176,19 @@ class Opened:
 
 
 class Loader:
-    """Loads models through one framework.
+    """Loads models through the runtimes of their backends.
 
     The memory of a load is what the process, or the GPU, has more of afterwards: loads side by side blur each other's.
     """
 
     def __init__(
         self,
-        runtime: port.Runtime,
+        runtimes: Mapping[str, port.Runtime],
         defaults: completion.Defaults,
         observed: statistics.Observed | None = None,
         cache: caching.Cache | None = None,
     ) -> None:
-        self._runtime = runtime
+        self._runtimes = runtimes
         self._defaults = defaults
         self._observed = observed or statistics.Observed()
         self._cache = cache
@@ -215,7 +217,7 @@ class Loader:
         if ensembles.is_one(config):
             return self._ensemble(directory, config, available, files)
         backends.settle(config, (entry.name for path in available.values() for entry in path.iterdir()))
-        configuration.fill(config, self._runtime.gpus())
+        configuration.fill(config, self._runtimes[config.backend].gpus())
         chosen = configuration.served_versions(config, available)
         return Plan(
             directory=directory,
@@ -274,6 +276,7 @@ class Loader:
         config = _Config()
         config.CopyFrom(plan.config)
         plan = dataclasses.replace(plan, config=config)
+        self._ask_code(plan)
         there = _staying(plan, serving)
         loaded = self._loaded(plan, there)
         labels = _labels(plan)
@@ -299,6 +302,22 @@ class Loader:
         for each in loaded.values():
             completion.check(plan.config, each.programs[0].inputs, each.programs[0].outputs)
         return loaded
+
+    def _ask_code(self, plan: Plan) -> None:
+        """Lets the highest version's code complete the configuration, where the model is code."""
+        if not self._defaults.auto_complete:
+            return
+        highest = max(plan.versions)
+        path = layout.inside(plan.versions[highest], plan.config.default_model_filename)
+        if not path.exists():
+            return
+        options = dataclasses.replace(plan.options, card=_card(plan, plan.versions[highest], f"{plan.config.name}_0_0"))
+        found = self._runtimes[plan.config.backend].complete(path, options)
+        if found is not None:
+            completed = configuration.completed(plan.config, found)
+            support.check(completed)
+            support.check_backend(completed, completed.backend)
+            plan.config.CopyFrom(completed)
 
     def _begun(
         self,
@@ -329,7 +348,7 @@ class Loader:
     def _only_gpu(self, config: _Config) -> str:
         """The name of the GPU that all instances are on; empty where there are others."""
         where = {device for device, _ in _placements(config)}
-        return self._runtime.uuid(where.pop()) if len(where) == 1 else ""
+        return self._runtimes[config.backend].uuid(where.pop()) if len(where) == 1 else ""
 
     def _change(self, plan: Plan, version: Version, model: spec.ModelSpec) -> _Change:
         """What a version that stays is to have from now on; loads the instances that it has not."""
@@ -342,7 +361,8 @@ class Loader:
                 mine += [mine[0]] * (count - len(mine))
             staying.append((device, mine, count - len(mine)))
         missing = [(device, count) for device, _, count in staying if count]
-        loaded = self._load(plan, plan.versions[int(model.version)], missing)
+        first_index = sum(len(mine) for _, mine, _ in staying)
+        loaded = self._load(plan, plan.versions[int(model.version)], missing, first_index)
         _warm_up(plan, model, loaded.programs)
         added = iter(loaded.instances)
         instances: list[tuple[port.Device, port.Program]] = []
@@ -351,7 +371,11 @@ class Loader:
         return _Change(version, plan.config, instances, _cost_of(version, instances, loaded.cost))
 
     def _load(
-        self, plan: Plan, directory: pathlib.Path, wanted: Sequence[tuple[port.Device, int]] | None = None
+        self,
+        plan: Plan,
+        directory: pathlib.Path,
+        wanted: Sequence[tuple[port.Device, int]] | None = None,
+        first_index: int = 0,
     ) -> _Loaded:
         """So many instances on those devices, all of the configuration unless given."""
         started_s = time.monotonic()
@@ -359,24 +383,34 @@ class Loader:
         used = {device: devices.memory_in_use_bytes(device) for device, _ in placements}
         instances: list[tuple[port.Device, port.Program]] = []
         for device, count in placements:
-            instances += [(device, program) for program in self._instances(plan, directory, device, count)]
+            found = self._instances(plan, directory, device, count, first_index + len(instances))
+            instances += [(device, program) for program in found]
         grown = {
             _place(device): max(0, devices.memory_in_use_bytes(device) - before_bytes)
             for device, before_bytes in used.items()
         }
         return _Loaded(tuple(instances), statistics.LoadCost(time.monotonic() - started_s, grown))
 
-    def _instances(self, plan: Plan, directory: pathlib.Path, device: port.Device, count: int) -> list[port.Program]:
+    def _instances(
+        self, plan: Plan, directory: pathlib.Path, device: port.Device, count: int, first_index: int = 0
+    ) -> list[port.Program]:
+        runtime = self._runtimes[plan.config.backend]
         name = plan.config.default_model_filename
         if plan.config.cc_model_filenames:
-            name = plan.config.cc_model_filenames.get(self._runtime.capability(device), name)
+            name = plan.config.cc_model_filenames.get(runtime.capability(device), name)
         model = layout.inside(directory, name)
         if not model.exists():
             raise port.LoadFailed(f"version {directory.name} has no file '{name}'")
-        first = self._runtime.load(model, device, plan.options)
-        if first.shareable:
-            return [first] * count
-        return [first] + [self._runtime.load(model, device, plan.options) for _ in range(count - 1)]
+        programs: list[port.Program] = []
+        for index in range(first_index, first_index + count):
+            options = plan.options
+            if plan.config.backend == configuration.PYTHON:
+                card = _card(plan, directory, f"{plan.config.instance_group[0].name}_{index}", f"KIND_{device.kind}")
+                options = dataclasses.replace(options, card=card)
+            programs.append(runtime.load(model, device, options))
+            if programs[0].shareable:
+                return programs * count
+        return programs
 
 
 def free(versions: Mapping[str, Version]) -> None:
@@ -462,6 +496,11 @@ def _cost_of(version: Version, instances: _Instances, added: statistics.LoadCost
     return dataclasses.replace(version.cost, memory_bytes=memory_bytes)
 
 
+def _card(plan: Plan, directory: pathlib.Path, instance: str, kind: str = "KIND_CPU") -> port.Card:
+    config = configuration.to_json(plan.config)
+    return port.Card(plan.config.name, directory.name, plan.directory.path, config, instance, kind)
+
+
 def _held(instances: _Instances) -> tuple[tuple[port.Device, weakref.ref[port.Program]], ...]:
     return tuple((device, weakref.ref(program)) for device, program in instances)
 
@@ -492,7 +531,7 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
     return spec.ModelSpec(
         name=config.name,
         version=version,
-        platform=config.platform,
+        platform=config.platform or config.backend,
         max_batch_size=config.max_batch_size,
         inputs=tuple(
             dataclasses.replace(_tensor(each), optional=each.optional, ragged=each.allow_ragged_batch)
@@ -516,6 +555,8 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
             {level: _policy(each) for level, each in dynamic.priority_queue_policy.items()},
         ),
         preserve_ordering=dynamic.preserve_ordering,
+        performs=config.backend == configuration.PYTHON,
+        decoupled=config.model_transaction_policy.decoupled,
     )
 
 
@@ -558,6 +599,9 @@ def _warm_up(plan: Plan, model: spec.ModelSpec, programs: Sequence[port.Program]
         for program in programs:
             for _ in range(sample.runs):
                 try:
-                    program.run(sample.feeds, outputs)
+                    if model.performs:
+                        performing.try_out(cast("port.Performer", program), model, sample.feeds)
+                    else:
+                        program.run(sample.feeds, outputs)
                 except port.RunFailed as error:
                     raise port.LoadFailed(f"model_warmup '{sample.name}' failed: {error}") from error

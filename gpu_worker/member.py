@@ -22,7 +22,8 @@ import structlog
 from gpu_worker import app, core, logs
 from gpu_worker import settings as worker_settings
 from gpu_worker.engine import border
-from gpu_worker.remote import channel, client, link, memory, server
+from gpu_worker.ipc import link, memory
+from gpu_worker.remote import channel, client, server
 
 log = structlog.get_logger(__name__)
 

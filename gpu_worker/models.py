@@ -11,6 +11,7 @@ from gpu_worker.engine import border, spec
 from gpu_worker.repository import layout
 
 MOST_CALLS = 32
+_DOWN = "the process of every instance has ended and is being restarted"
 FILE = "file:"
 """How the parameters of a load call that bring files begin."""
 
@@ -63,6 +64,14 @@ class Model:
 
     def serving(self) -> loader.Serving | None:
         return loader.Serving(self.plan, self.versions) if self.plan and self.versions else None
+
+    def current(self) -> dict[str, tuple[State, str]]:
+        """The states, but that a version serves nothing while the processes of all its instances are down."""
+        down = {number for number, version in self.versions.items() if not version.scheduler.available}
+        return {
+            number: (State.UNAVAILABLE, _DOWN) if state is State.READY and number in down else (state, reason)
+            for number, (state, reason) in self.states.items()
+        }
 
     def mark(self, versions: Sequence[str], state: State, reason: str = "") -> None:
         self.states = dict.fromkeys(versions, (state, reason))

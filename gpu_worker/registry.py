@@ -120,7 +120,8 @@ class Registry:
         return tuple(model.versions) if model else ()
 
     def ready(self, name: str, version: str) -> bool:
-        return self._find(name, version) is not None
+        found = self._find(name, version)
+        return found is not None and found.scheduler.available
 
     def statistics(self, name: str, version: str) -> list[border.ModelStatistics]:
         """Of one version, one model, or (`name` empty) all; raises InferenceError INVALID_ARGUMENT for an unknown one."""
@@ -142,7 +143,7 @@ class Registry:
         entries: list[border.IndexEntry] = []
         for name in sorted({*refusals, *self._models}):
             model = self._models.get(name)
-            states = model.states if model else {}
+            states = model.current() if model else {}
             if refusals.get(name) and not (model and model.versions):
                 states = {"": (State.UNAVAILABLE, refusals[name])}
             entries += [

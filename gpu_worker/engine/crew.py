@@ -10,6 +10,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from gpu_worker.runtime import port
 
@@ -23,6 +24,12 @@ class Instance:
     program: port.Program
     leaving: bool = False
     let: threading.Event = dataclasses.field(default_factory=threading.Event)
+    performer: port.Performer | None = None
+
+    @property
+    def able(self) -> bool:
+        """Whether it can run a batch now."""
+        return self.performer is None or self.performer.ready
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,11 +44,13 @@ class Crew:
     """The instances that serve, and the threads of all that have not ended yet.
 
     `name` begins the threads' names; `serve` is what each thread runs. All but `join` is called under the user's lock.
+    Programs are `port.Performer`s where `changed` is given, which is called when one can run again, or no more.
     """
 
-    def __init__(self, name: str, serve: Callable[[Instance], None]) -> None:
+    def __init__(self, name: str, serve: Callable[[Instance], None], changed: Callable[[], None] | None = None) -> None:
         self._name = name
         self._serve = serve
+        self._changed = changed
         self._made = 0
         self._threads: list[threading.Thread] = []
         self.instances: list[Instance] = []
@@ -67,6 +76,8 @@ class Crew:
         self._threads += [thread for _, thread in change.coming]
         self.instances += [instance for instance, _ in change.coming]
         for instance, _ in change.coming:
+            if instance.performer is not None and self._changed is not None:
+                instance.performer.watch(self._changed)
             instance.let.set()
         staying = [instance for instance in self.instances if instance not in change.leaving]
         if not staying:
@@ -95,10 +106,15 @@ class Crew:
             thread.join(max(0.0, until_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def able(self) -> bool:
+        """Whether any of the instances can run a batch now."""
+        return any(instance.able for instance in self.instances)
+
     def _begun(self, programs: Sequence[port.Program]) -> Sequence[tuple[Instance, threading.Thread]]:
         coming: list[tuple[Instance, threading.Thread]] = []
         for program in programs:
-            instance = Instance(program)
+            instance = self._instance(program)
             self._made += 1
             name = f"{self._name}_{self._made - 1}"
             thread = threading.Thread(target=self._run, args=(instance,), name=name, daemon=True)
@@ -111,7 +127,13 @@ class Crew:
             coming.append((instance, thread))
         return coming
 
+    def _instance(self, program: port.Program) -> Instance:
+        performs = self._changed is not None
+        return Instance(program, performer=cast("port.Performer", program) if performs else None)
+
     def _run(self, instance: Instance) -> None:
         instance.let.wait()
         if not instance.leaving:
             self._serve(instance)
+            if instance.performer is not None:
+                instance.performer.close()

@@ -33,6 +33,14 @@ def post(answers: Sequence[tuple[work.Work, Answer]], here: asyncio.AbstractEven
             log.info("answers.dropped", count=len(batch), reason="event loop closed")
 
 
+def tell(reply: border.Reply, answer: Answer) -> None:
+    """One response of several, on the event loop of its request."""
+    try:
+        reply(answer, final=False)
+    except Exception:
+        log.exception("reply.failed")
+
+
 def deliver(answers: Sequence[Answered]) -> None:
     """Calls each reply; runs on the event loop of the requests."""
     for reply, answer in answers:

@@ -145,6 +145,11 @@ class Ensemble:
     def settle(self, change: crew.Change) -> None:
         """Nothing changes."""
 
+    @property
+    def available(self) -> bool:
+        """What its steps cannot do they say themselves."""
+        return True
+
     def waiting(self) -> statistics.Waiting:
         """Nothing waits here: a request counts as executing while its steps wait."""
         return statistics.Waiting(0, len(self._runs))

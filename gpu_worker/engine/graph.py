@@ -193,6 +193,10 @@ def check_models(ensemble: spec.ModelSpec, graph: Graph, models: Mapping[tuple[s
         tensors[each.name] = _Tensor(ensemble.name, each.datatype, dims, bool(ensemble.max_batch_size))
     for step in graph.steps:
         model = models[step.model, step.version]
+        if model.decoupled:
+            raise _invalid(
+                f"ensemble {ensemble.name} contains model {model.name}, which is decoupled: this is not supported"
+            )
         if model.max_batch_size and model.max_batch_size < ensemble.max_batch_size:
             raise _invalid(
                 f"ensemble {ensemble.name} allows maximum batch size {ensemble.max_batch_size}, but it contains model "

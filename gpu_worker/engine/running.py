@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import cast
 
 import structlog
 
@@ -20,6 +21,7 @@ from gpu_worker.engine import (
     delivery,
     execution,
     pace,
+    performing,
     regions,
     spec,
     statistics,
@@ -61,7 +63,7 @@ def _end(each: work.Work) -> border.InferenceError:
 class Runner:
     """Of one model version; `learn` is told the key, the items and the cost of each batch that ran.
 
-    `admit` belongs to the event loop, the rest to any thread.
+    `late` gets the responses of models that answer requests one by one, where these come beside a batch's. `admit` belongs to the event loop, the rest to any thread.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Runner:
         model: spec.ModelSpec,
         counters: statistics.Statistics,
         learn: Learn | None = None,
+        late: performing.Late = performing.deliver,
         cache: caching.Share | None = None,
     ) -> None:
         self.spec = model
@@ -76,6 +79,7 @@ class Runner:
         self._counters = counters
         self._learn = learn
         self._cache = cache
+        self._late = late
 
     def admit(
         self,
@@ -160,6 +164,8 @@ class Runner:
         self._counters.missed(0, time.monotonic_ns() - started_ns)
 
     def _execute(self, program: port.Program, works: Sequence[work.Work]) -> Pairs:
+        if self.spec.performs:
+            return self._perform(cast("port.Performer", program), works)
         started_ns = time.monotonic_ns()
         try:
             found, refused = execution.readable(self.spec, works)
@@ -194,6 +200,14 @@ class Runner:
         for each, answer in answered:
             if each.trace is not None:
                 _note(each.trace, each, answer, started_ns, outcome.timings)
+        return answered
+
+    def _perform(self, program: port.Performer, works: Sequence[work.Work]) -> Pairs:
+        try:
+            answered = performing.Batch(self.spec, works, self._counters, self._late).run(program)
+            self._keep(answered)
+        except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
+            return self._failed(error, works)
         return answered
 
     def _failed(self, error: Exception, works: Sequence[work.Work]) -> Pairs:

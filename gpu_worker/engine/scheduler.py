@@ -23,6 +23,7 @@ from gpu_worker.engine import (
     crew,
     delivery,
     pace,
+    performing,
     queueing,
     regions,
     running,
@@ -65,10 +66,13 @@ class Scheduler:
         cache: caching.Share | None = None,
     ) -> None:
         self.spec = model
-        self._runner = running.Runner(model, counters, self._learn, cache)
+        self._runner = running.Runner(model, counters, self._learn, self._late, cache)
         # Where order is kept, an answer that is there at once must wait for its turn.
         self._early_bytes = _EARLY_BYTES if cache and not model.preserve_ordering else 0
-        self._condition = threading.Condition(threading.Lock())
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        # Where instances wait that cannot run now: nobody wakes one of them for a batch.
+        self._down = threading.Condition(lock)
         self._queue = queueing.made(model)
         self._config = model.batching
         self._most = model.batching.max_batch_size if model.batching.dynamic else 1
@@ -79,7 +83,8 @@ class Scheduler:
         self._closing = False
         self._ordered = running.Ordered(self._post) if model.preserve_ordering else None
         self._steady = False
-        self._crew = crew.Crew(f"{model.name}_{model.version}", self._serve)
+        changed = self._changed if model.performs else None
+        self._crew = crew.Crew(f"{model.name}_{model.version}", self._serve, changed)
         self.settle(self.prepare(programs))
 
     def prepare(self, programs: Sequence[port.Program]) -> crew.Change:
@@ -101,10 +106,15 @@ class Scheduler:
         """
         with self._condition:
             self._crew.settle(change)
-            self._condition.notify_all()
+            self._wake_all()
             programs = [instance.program for instance in self._crew.instances]
             # Only what any thread may run, whatever its instance does meanwhile, can be run by the loop's.
             self._steady = self.spec.plain and all(each.steady and each.shareable for each in programs)
+
+    @property
+    def available(self) -> bool:
+        """Whether any instance can run what comes."""
+        return not self.spec.performs or self._crew.able
 
     def waiting(self) -> statistics.Waiting:
         """What has no answer yet."""
@@ -136,7 +146,7 @@ class Scheduler:
             self._closing = True
             # What waits for company need not wait any longer.
             self._config = dataclasses.replace(self._config, max_delay_ns=0)
-            self._condition.notify_all()
+            self._wake_all()
 
     def abandon(self) -> None:
         """Takes nothing more and answers what waits with the stopping error. Does not block."""
@@ -154,6 +164,9 @@ class Scheduler:
         with self._condition:
             if self._closing:
                 return [(each.request.reply, stopping()) for each in works]
+            if not self.available:
+                self._runner.fail(statistics.REJECTED, works)
+                return [(each.request.reply, _down(each)) for each in works]
             over = self._queue.add(works)
         self._runner.fail(statistics.REJECTED, over)
         return [(each.request.reply, _full(each)) for each in over]
@@ -209,14 +222,18 @@ class Scheduler:
                     self._wake(now_ns, urgent=True)
                     self._crew.forget(instance)
                     return None
+                if self._closing and not self._queue:
+                    self._crew.forget(instance)
+                    return None
+                if not instance.able:
+                    self._wake(now_ns, urgent=True)
+                    self._down.wait()
+                    continue
                 decision = self._decide(now_ns)
                 if decision.take:
                     batch = self._taken(decision.take, now_ns)
                     self._wake(now_ns)
                     return batch
-                if self._closing and not self._queue:
-                    self._crew.forget(instance)
-                    return None
                 dead = running.ended(self._queue.purge(now_ns))
                 if dead:
                     return _Batch([], dead, self._ticket())
@@ -240,6 +257,24 @@ class Scheduler:
             self._idle -= 1
             self._timed -= bool(moments)
 
+    def _wake_all(self) -> None:
+        self._condition.notify_all()
+        self._down.notify_all()
+
+    def _changed(self) -> None:
+        """An instance can run again, or no more: where none can, nobody is left to wait for."""
+        with self._condition:
+            self._wake_all()
+            left = [] if self._crew.able else self._queue.clear()
+        self._runner.fail(statistics.BACKEND, left)
+        delivery.post([(each, _down(each)) for each in left])
+
+    def _late(self, each: work.Work, answer: delivery.Answer, final: bool) -> None:  # noqa: FBT001 - as `performing.Late`
+        if final:
+            with self._condition:
+                self._running -= 1
+        performing.deliver(each, answer, final)
+
     def _learn(self, key: Hashable, items: int, cost: pace.Cost) -> None:
         if self._steady:
             with self._condition:
@@ -259,6 +294,11 @@ class Scheduler:
         with self._condition:
             self._running -= len(answers)
         delivery.post(answers, here)
+
+
+def _down(each: work.Work) -> border.InferenceError:
+    words = f"model '{each.request.model}' is not ready: the process of every instance has ended and is being restarted"
+    return validation.with_id(border.InferenceError(border.ErrorKind.UNAVAILABLE, words), each.request.id)
 
 
 def _timed(each: work.Work) -> bool:

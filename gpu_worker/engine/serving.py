@@ -13,6 +13,11 @@ from gpu_worker.runtime import port
 class Scheduler(Protocol):
     """Serves from its making until `stop`. Only `join` blocks."""
 
+    @property
+    def available(self) -> bool:
+        """Whether anything is left that can run what comes."""
+        ...
+
     def submit(
         self,
         requests: Iterable[border.InferRequest],

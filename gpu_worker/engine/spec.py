@@ -83,7 +83,10 @@ class Priorities:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One model version. `max_batch_size` 0 means that shapes are literal and nothing is batched."""
+    """One model version. `max_batch_size` 0 means that shapes are literal and nothing is batched.
+
+    Where it `performs` its programs are `port.Performer`s. `decoupled`: any number of responses to a request.
+    """
 
     name: str
     version: str
@@ -96,6 +99,8 @@ class ModelSpec:
     priorities: Priorities = dataclasses.field(default_factory=Priorities)
     preserve_ordering: bool = False
     batch_inputs: tuple[ragged.BatchInput, ...] = ()
+    performs: bool = False
+    decoupled: bool = False
 
     @functools.cached_property
     def inputs_by_name(self) -> Mapping[str, TensorSpec]:

@@ -185,6 +185,17 @@ class Statistics:
         with self._lock:
             self._cache_miss.add(count, total_ns)
 
+    def served(self, waits_ns: Sequence[int], lives_ns: Sequence[int], timings: Timings) -> None:
+        """Counts requests that were answered on their own, after the execution that `executed` counted."""
+        requests = len(lives_ns)
+        with self._lock:
+            self._success.add(requests, sum(lives_ns))
+            self._queue.add(requests, sum(waits_ns))
+            self._compute.add(requests, timings)
+            self._observations.add(Executed(items=0, waits_ns=waits_ns, lives_ns=lives_ns, timings=timings))
+            for life_ns in lives_ns:
+                self._latency[bisect.bisect_left(_BOUNDS_NS, life_ns)] += 1
+
     def failed(self, reason: str, count: int, total_ns: int) -> None:
         """Counts requests that ended without a result; `total_ns` sums their lives."""
         with self._lock:

@@ -17,7 +17,7 @@ from gpu_worker.engine import border
 from gpu_worker.http import decoding, generate, infer, messages, routes, sharing, views
 from gpu_worker.http.routes import Endpoint
 from gpu_worker.wire import control as wire_control
-from gpu_worker.wire import datatypes, parameters
+from gpu_worker.wire import datatypes, parameters, plain
 from gpu_worker.wire import intake as wire_intake
 from gpu_worker.wire import rules as wire_rules
 
@@ -135,7 +135,7 @@ class Api:
         return messages.ok() if ready else messages.refusal(400, "Model version not ready")
 
     async def _config(self, _request: messages.Request, route: routes.Route) -> messages.Response:
-        return messages.ok(views.plain(await self._engine.model_config(route.model, route.version)))
+        return messages.ok(plain.shown(await self._engine.model_config(route.model, route.version)))
 
     async def _statistics(self, _request: messages.Request, route: routes.Route) -> messages.Response:
         found = await self._engine.statistics(route.model, route.version)

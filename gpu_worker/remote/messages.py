@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpu_worker.engine import border
-from gpu_worker.remote import link, values
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import link
+from gpu_worker.ipc.malformed import MalformedError
+from gpu_worker.remote import values
 
 Answer = border.InferResponse | border.InferenceError
 

@@ -17,7 +17,8 @@ import structlog
 
 from gpu_worker import logs
 from gpu_worker.engine import border, departures
-from gpu_worker.remote import link, messages, pump
+from gpu_worker.ipc import link, pump
+from gpu_worker.remote import messages
 
 log = structlog.get_logger(__name__)
 

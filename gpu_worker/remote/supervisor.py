@@ -19,7 +19,8 @@ import structlog
 
 from gpu_worker import logs, ready
 from gpu_worker import settings as worker_settings
-from gpu_worker.remote import channel, child, memory, ports
+from gpu_worker.ipc import memory
+from gpu_worker.remote import channel, child, ports
 
 log = structlog.get_logger(__name__)
 

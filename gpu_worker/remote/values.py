@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf import message as protobuf
 
 from gpu_worker.engine import border
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc.malformed import MalformedError
 from protos.inference.v2 import model_config_pb2
 
 _DEEPEST = 32

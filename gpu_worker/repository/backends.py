@@ -1,6 +1,6 @@
 """Which backend a model is for: what its configuration says, else its files, else its directory's name.
 
-Pure. Only ONNX Runtime is built in: models of other backends are recognised to be refused by name.
+Pure. ONNX Runtime and Python are built in: models of other backends are recognised to be refused by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gpu_worker.engine import border
 from gpu_worker.repository import configuration, support
 from protos.inference.v2 import model_config_pb2
 
-_ONNX = ".onnx"
+_ENDINGS = {".onnx": configuration.BACKEND, ".py": configuration.PYTHON}
 _FILES = {
     configuration.DEFAULT_FILENAME: configuration.BACKEND,
     "model.plan": "tensorrt",
@@ -20,8 +20,9 @@ _FILES = {
     "model.savedmodel": "tensorflow",
     "model.graphdef": "tensorflow",
     "model.xml": "openvino",
-    "model.py": "python",
+    configuration.PYTHON_FILENAME: configuration.PYTHON,
 }
+BACKENDS = (configuration.BACKEND, configuration.PYTHON)
 
 
 def settle(config: model_config_pb2.ModelConfig, contents: Iterable[str]) -> None:
@@ -29,18 +30,19 @@ def settle(config: model_config_pb2.ModelConfig, contents: Iterable[str]) -> Non
 
     Raises InferenceError: UNSUPPORTED for another backend, INVALID_ARGUMENT where none can be told.
     """
-    if not (config.backend or config.platform):
-        backend = _found(config, set(contents))
-        if backend != configuration.BACKEND:
-            told = f"backend '{backend}', which its files or its name tell of (only '{configuration.BACKEND}' is)"
-            raise support.unsupported(config.name, told)
-    config.backend = configuration.BACKEND
-    config.platform = configuration.PLATFORM
+    backend = config.backend or (configuration.BACKEND if config.platform else _found(config, set(contents)))
+    if backend not in BACKENDS:
+        told = f"backend '{backend}', which its files or its name tell of (known are {', '.join(BACKENDS)})"
+        raise support.unsupported(config.name, told)
+    support.check_backend(config, backend)
+    config.backend = backend
+    config.platform = configuration.PLATFORM if backend == configuration.BACKEND else ""
 
 
 def _found(config: model_config_pb2.ModelConfig, contents: set[str]) -> str:
-    if config.default_model_filename.endswith(_ONNX):
-        return configuration.BACKEND
+    for ending, backend in _ENDINGS.items():
+        if config.default_model_filename.endswith(ending):
+            return backend
     for name, backend in _FILES.items():
         if name in contents:
             return backend

@@ -17,6 +17,7 @@ from protos.inference.v2 import model_config_pb2
 _Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
 _DELAY = model_config_pb2.ModelQueuePolicy.DELAY
 
+_PYTHON_SILENT = "the model's auto_complete_config does not add them"
 _BACKEND_KEYS = {"default-max-batch-size", "intra_op_thread_count", "inter_op_thread_count"}
 
 
@@ -58,8 +59,10 @@ def complete(
 
     Raises InferenceError where they are wanted, and where the model cannot tell them.
     """
-    if not defaults.auto_complete:
-        _require_complete(config)
+    python = config.backend == configuration.PYTHON
+    if python or not defaults.auto_complete:
+        # What a model in Python knows of itself it has told.
+        _require_complete(config, "automatic completion is off" if not defaults.auto_complete else _PYTHON_SILENT)
     elif not (config.input and config.output):
         _complete(config, inputs, outputs, defaults)
     dynamic = config.HasField("dynamic_batching")
@@ -123,10 +126,10 @@ def datatype(data_type: model_config_pb2.DataType.ValueType) -> str:
     return "BYTES" if name == "STRING" else name
 
 
-def _require_complete(config: model_config_pb2.ModelConfig) -> None:
+def _require_complete(config: model_config_pb2.ModelConfig, why: str) -> None:
     missing = [field for field, given in (("input", config.input), ("output", config.output)) if not given]
     if missing:
-        raise _invalid(config, f"{' and '.join(missing)} must be given, since automatic completion is off")
+        raise _invalid(config, f"{' and '.join(missing)} must be given, since {why}")
 
 
 def _could_batch(

@@ -15,11 +15,14 @@ import structlog
 from google.protobuf import json_format, text_format
 
 from gpu_worker.engine import border
+from gpu_worker.wire import plain
 from protos.inference.v2 import model_config_pb2
 
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"
 DEFAULT_FILENAME = "model.onnx"
+PYTHON = "python"
+PYTHON_FILENAME = "model.py"
 CONFIG_FILE = "config.pbtxt"
 _CPU_INSTANCES = 2
 FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
@@ -62,13 +65,33 @@ def from_json(name: str, text: str) -> model_config_pb2.ModelConfig:
     return _named(name, config)
 
 
+def to_json(config: model_config_pb2.ModelConfig) -> str:
+    """As models in Python are told their configuration: numbers are numbers, defaults are there."""
+    return json.dumps(plain.shown(config))
+
+
+def completed(config: model_config_pb2.ModelConfig, text: str) -> model_config_pb2.ModelConfig:
+    """The configuration as a model's code gave it back. Raises InferenceError INVALID_ARGUMENT."""
+    found = model_config_pb2.ModelConfig()
+    try:
+        json_format.Parse(text, found)
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        raise _invalid(
+            f"auto_complete_config of model '{config.name}' gave no configuration: {_short(error)}"
+        ) from None
+    found.name = config.name
+    return found
+
+
 def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
     """Fills in file name, version policy, pinned memory and instance groups.
 
     `gpus` are the devices that can be used: KIND_AUTO means them where there are any. Raises InferenceError where a
     group or a tag cannot be.
     """
-    config.default_model_filename = config.default_model_filename or DEFAULT_FILENAME
+    python = config.backend == PYTHON
+    filename = PYTHON_FILENAME if python else DEFAULT_FILENAME
+    config.default_model_filename = config.default_model_filename or filename
     for memory in ("input_pinned_memory", "output_pinned_memory"):
         if not config.optimization.HasField(memory):
             getattr(config.optimization, memory).enable = True
@@ -76,7 +99,7 @@ def fill(config: model_config_pb2.ModelConfig, gpus: int) -> None:
     if not config.instance_group:
         config.instance_group.add()
     for index, group in enumerate(config.instance_group):
-        _fill_group(group, f"{config.name}_{index}", gpus)
+        _fill_group(group, f"{config.name}_{index}", gpus, 1 if python else _CPU_INSTANCES)
     total = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
     if total > _MAX_TOTAL_INSTANCES:
         raise _invalid(
@@ -149,7 +172,7 @@ def _short(error: Exception) -> str:
     return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS // 2]} ... {text[-_MAX_WORDS // 2 :]}"
 
 
-def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int) -> None:
+def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int, on_cpu: int) -> None:
     group.name = group.name or name
     if group.kind == _Group.KIND_AUTO:
         group.kind = _Group.KIND_GPU if gpus else _Group.KIND_CPU
@@ -159,7 +182,7 @@ def _fill_group(group: model_config_pb2.ModelInstanceGroup, name: str, gpus: int
         _fill_gpus(group, gpus)
     elif group.gpus:
         raise _invalid(f"instance_group.gpus of '{group.name}' must be empty for instances on the CPU")
-    group.count = group.count or (1 if group.kind == _Group.KIND_GPU else _CPU_INSTANCES)
+    group.count = group.count or (1 if group.kind == _Group.KIND_GPU else on_cpu)
 
 
 def _fill_gpus(group: model_config_pb2.ModelInstanceGroup, gpus: int) -> None:

@@ -64,8 +64,11 @@ _GRAPHS = "ONNX Runtime captures no graphs for batches of changing sizes"
 
 FIELDS = (
     _done("name", "must be the name of the model's directory where given"),
-    _done("platform", "`onnxruntime_onnx` or `ensemble`; found from backend, files or directory's name where absent"),
-    _done("backend", "`onnxruntime`; found from platform, files or directory's name where absent"),
+    _done(
+        "platform",
+        "`onnxruntime_onnx` or `ensemble`, empty for Python; found from backend, files or directory's name where absent",
+    ),
+    _done("backend", "`onnxruntime` or `python`; found from platform, files or directory's name where absent"),
     _no("runtime", "backends are built in and cannot be replaced by a library or a script"),
     _done("version_policy.latest.num_versions", "serves so many of the highest versions; 1 where no policy is given"),
     _done("version_policy.all", "serves every version"),
@@ -141,7 +144,7 @@ FIELDS = (
     _done("instance_group.name", "`<model>_<index>` where absent"),
     _done("instance_group.kind", "`KIND_CPU`, `KIND_GPU`; `KIND_AUTO` takes GPUs where there are any"),
     _no("instance_group.kind", "an ONNX model does not choose its devices by itself", "KIND_MODEL"),
-    _done("instance_group.count", "instances, on each GPU of the group; 2 on a CPU and 1 on a GPU where absent"),
+    _done("instance_group.count", "instances, on each GPU of the group; where absent 1, or 2 for ONNX on a CPU"),
     _idle("instance_group.rate_limiter", "the rate limiter is off (`--rate-limit`), as by default"),
     _done("instance_group.gpus", "devices by number; all where absent"),
     _no("instance_group.secondary_devices", _TENSORRT),
@@ -149,7 +152,8 @@ FIELDS = (
     _no("instance_group.passive", "an instance that gets no requests would hold memory for nothing"),
     _no("instance_group.host_policy", "instances are not bound to NUMA nodes or cores (`--host-policy`)"),
     _done(
-        "default_model_filename", "`model.onnx` where absent; a directory of that name holds `model.onnx` with its data"
+        "default_model_filename",
+        "`model.onnx` or `model.py` where absent; a directory of that name holds `model.onnx` with its data",
     ),
     _done("cc_model_filenames", "the file for GPUs of a compute capability (`8.0`), in place of the default one"),
     _done("metric_tags", "labels of the model's metrics, `_` before each name"),
@@ -166,7 +170,7 @@ FIELDS = (
     ),
     _done("model_warmup.count", "runs on each instance before the model is ready; 0 is 1"),
     _no("model_operations.op_library_filename", "a library of custom operators would run any code in the server"),
-    _later("model_transaction_policy.decoupled", "every request has exactly one answer"),
+    _done("model_transaction_policy.decoupled", "any number of responses to a request; models in Python only"),
     _no("model_repository_agents", "no agents are loaded: what is in the repository is served as it is"),
     _done(
         "response_cache.enable",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpu_worker.engine import border
-from gpu_worker.repository import numbers, support
+from gpu_worker.repository import configuration, numbers, support
 from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
@@ -57,6 +57,9 @@ def options(config: model_config_pb2.ModelConfig, defaults: Mapping[str, str]) -
 
     Raises InferenceError: UNSUPPORTED for an unknown parameter, INVALID_ARGUMENT for a bad value.
     """
+    if config.backend == configuration.PYTHON:
+        # They are the model's own, and what the backend looks at of them its runtime reads.
+        return port.SessionOptions()
     given = {**defaults, **{key: parameter.string_value for key, parameter in config.parameters.items()}}
     unknown = sorted(given.keys() - PARAMETERS.keys())
     if unknown:

@@ -81,6 +81,9 @@ class OnnxRuntime:
     def capability(self, device: port.Device) -> str:
         return devices.compute_capability(device.ordinal) if device.kind == "GPU" else ""
 
+    def complete(self, model: pathlib.Path, options: port.SessionOptions) -> str | None:  # noqa: ARG002 - a graph is no code
+        return None
+
 
 class _Session:
     """A session and the names of its tensors."""

@@ -15,7 +15,8 @@ import pytest
 
 from gpu_worker import core, logs
 from gpu_worker.engine import border
-from gpu_worker.remote import client, link, memory, messages, server
+from gpu_worker.ipc import link, memory
+from gpu_worker.remote import client, messages, server
 from tests.support import engine_client, onnx_models, shared_objects
 
 SIZES = memory.Sizes(ring_bytes=2**16, handles=4096, arena_bytes=2**24)

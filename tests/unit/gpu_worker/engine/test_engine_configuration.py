@@ -131,7 +131,6 @@ def test_the_backend_is_told_by_configuration_files_or_name(text: str, name: str
 @pytest.mark.parametrize(
     ("name", "contents", "fragment"),
     [
-        ("m", ["model.py"], "backend 'python'"),
         ("m", ["model.plan"], "backend 'tensorrt'"),
         ("m.mine", [], "backend 'mine'"),
         ("m", ["x"], r"could not determine the backend of model 'm'.*m\.<backend>"),

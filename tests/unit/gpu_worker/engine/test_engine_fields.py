@@ -93,7 +93,7 @@ def test_what_is_done_or_changes_nothing_is_let_through(field: fields.Field) -> 
     support.check(giving(field.path, only.get(field.path, "")))
 
 
-@pytest.mark.parametrize("text", ['backend: "python"', 'platform: "tensorrt_plan"'])
+@pytest.mark.parametrize("text", ['backend: "tensorrt"', 'platform: "tensorrt_plan"'])
 def test_other_backends_are_refused(text: str) -> None:
     config = model_config_pb2.ModelConfig()
     name, _, value = text.partition(": ")

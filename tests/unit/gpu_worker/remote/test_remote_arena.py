@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpu_worker.remote import arena, memory
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import arena, memory
+from gpu_worker.ipc.malformed import MalformedError
 
 SMALL = memory.Sizes(ring_bytes=4096, handles=4096, arena_bytes=64 * 1024)
 LARGE = memory.Sizes(ring_bytes=4096, handles=4096, arena_bytes=256 * 2**20)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from gpu_worker.engine import border
-from gpu_worker.remote import link, memory, messages
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import link, memory
+from gpu_worker.ipc.malformed import MalformedError
+from gpu_worker.remote import messages
 from tests.support import border_values
 
 SMALL = memory.Sizes(ring_bytes=4096, handles=4096, arena_bytes=64 * 1024)

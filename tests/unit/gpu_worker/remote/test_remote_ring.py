@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gpu_worker.remote import memory, ring
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import memory, ring
+from gpu_worker.ipc.malformed import MalformedError
 
 RECORDS = st.binary(max_size=120)
 

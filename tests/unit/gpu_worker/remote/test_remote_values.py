@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpu_worker.engine import border
+from gpu_worker.ipc.malformed import MalformedError
 from gpu_worker.remote import values
-from gpu_worker.remote.malformed import MalformedError
 from tests.support import border_values
 
 SCALARS = st.none() | st.booleans() | border_values.INTEGERS | st.floats(allow_nan=False) | border_values.TEXT

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import structlog
 
-from gpu_worker.remote import link
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import link
+from gpu_worker.ipc.malformed import MalformedError
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,17 @@ class Pump:
             self._loop.remove_reader(self._receiver.doorbell)
             # Else the owner and this would hold each other, and all their memory, until garbage is searched for.
             self._handle = self._after = self._broken = _nothing
+
+    def finish(self) -> None:
+        """Handles what the peer left behind, and nothing more."""
+        if not self._running:
+            return
+        try:
+            while self._receive():
+                self._after()
+        except MalformedError as error:
+            log.warning("message.malformed", reason=str(error))
+        self.stop()
 
     def _woken(self) -> None:
         self._receiver.silence()

@@ -13,9 +13,10 @@ import os
 import struct
 from collections.abc import Sequence
 
-from gpu_worker.engine import border
-from gpu_worker.remote import arena, memory, ring
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import arena, memory, ring
+from gpu_worker.ipc.malformed import MalformedError
+
+Buffer = bytes | bytearray | memoryview
 
 INLINE_BYTES = 16 * 2**10
 _ALIGNED_BYTES = 16
@@ -32,7 +33,7 @@ class Message:
     kind: int
     number: int
     head: bytes = b""
-    buffers: Sequence[border.Buffer] = ()
+    buffers: Sequence[Buffer] = ()
     flags: int = 0
 
     @property
@@ -102,8 +103,9 @@ class Sender:
 class Receiver:
     """`doorbell` is the eventfd on which to wait once `sleep` said so."""
 
-    def __init__(self, area: memory.Area, doorbell: int) -> None:
-        self._borrower = arena.Borrower(area)
+    def __init__(self, area: memory.Area, doorbell: int, *, writeable: bool = False) -> None:
+        """`writeable` lets this side write to the blocks that it borrows."""
+        self._borrower = arena.Borrower(area, writeable=writeable)
         self._ring = ring.Reader(area.words, area.ring)
         self.doorbell = doorbell
 
@@ -154,7 +156,7 @@ class Receiver:
         return memoryview(bytes(region)) if self._borrower.crowded(offset) else region
 
 
-def _flat(buffer: border.Buffer) -> memoryview:
+def _flat(buffer: Buffer) -> memoryview:
     view = memoryview(buffer)
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 import struct
 from typing import Protocol
 
-from gpu_worker.remote import memory
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import memory
+from gpu_worker.ipc.malformed import MalformedError
 
 _LENGTH = struct.Struct("=II")
 _WRAPPED = 0xFFFFFFFF

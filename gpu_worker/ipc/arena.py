@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_worker.remote import memory
-from gpu_worker.remote.malformed import MalformedError
+from gpu_worker.ipc import memory
+from gpu_worker.ipc.malformed import MalformedError
 
 _EAGER = 32
 _WARM_BYTES = 64 * 2**20
@@ -119,8 +119,9 @@ class Lender:
 class Borrower:
     """The reading side: views of blocks, each given back when nothing refers to it any more."""
 
-    def __init__(self, area: memory.Area) -> None:
+    def __init__(self, area: memory.Area, *, writeable: bool = False) -> None:
         self._area = area
+        self._writeable = writeable
         self._loans: dict[int, weakref.ref[Any]] = {}
 
     @property
@@ -129,14 +130,14 @@ class Borrower:
         return len(self._loans)
 
     def borrow(self, handle: int, offset: int, size_bytes: int) -> memoryview:
-        """The block, read-only. Whatever is made of it without copying keeps it lent. Raises MalformedError."""
+        """The block, read-only unless asked otherwise. Whatever is made of it without copying keeps it lent. Raises MalformedError."""
         area = self._area
         known = 0 <= handle < area.sizes.handles and handle not in self._loans and area.lent[handle] == 1
         if not known or size_bytes < 1 or offset < 0 or offset + size_bytes > area.sizes.arena_bytes:
             raise MalformedError(f"block {handle} at {offset} of {size_bytes} bytes cannot be lent")
         # The array is what views, slices and arrays of them refer to: it goes when the last of those goes.
         block: np.ndarray[Any, Any] = np.frombuffer(area.map, np.uint8, size_bytes, area.arena_start + offset)
-        block.flags.writeable = False
+        block.flags.writeable = self._writeable
         self._loans[handle] = weakref.ref(block, functools.partial(self._returned, handle))
         return block.data
 

@@ -1,0 +1,1 @@
+"""Messages between two processes through memory that they share."""
