@@ -188,7 +188,7 @@ class Agent:
             held=self._held,
             gone=self._gone,
             at_ms=at_ms,
-            server_ready=up,
+            server_ready=up or self._holds_nothing(),
             server_down=self._barred or report.SERVER_DOWN,
             server_restarts=self._health.restarts,
             activity_known=self._parts.usage.absorb(reading, ready),
@@ -278,6 +278,10 @@ class Agent:
             self.changed.set()
         if isinstance(error, errors.Restricted):
             self._bar(error.failure)
+
+    def _holds_nothing(self) -> bool:
+        """Whether the server answers, lets nobody in, and was never offered a model: nothing of ours can be in it."""
+        return self._barred is not None and not self._parts.memory.loaded
 
     def _bar(self, failure: desired_state.Failure) -> None:
         """The server answers and does not let this sidecar in: what would be loaded next says why it is not."""

@@ -60,6 +60,20 @@ async def test_a_model_says_which_header_is_missing_and_how_to_give_it(
     assert SECRET not in sidecar.log()
 
 
+async def test_a_worker_that_lets_nobody_in_keeps_no_lease_from_ending(
+    control: ControlPlane, sidecar: Sidecar, worker: v2_servers.WorkerProcess
+) -> None:
+    """A server that does not answer confirms nothing; this one answers, and was never offered a model."""
+    worker.start(*restricted(ALL))
+    await control.want([desired(scaled(sidecar.folder / "source", "a"))], [serving("a")])
+    await sidecar.start()
+    await control.heard(lambda report: states(report) == {"a": "FAILED"} and report.server_ready)
+
+    await control.want([], [])
+
+    await control.heard(lambda report: report.generation == 2 and not report.models and report.server_ready)
+
+
 async def test_what_was_refused_is_tried_again_by_itself_once_the_worker_lets_the_sidecar_in(
     control: ControlPlane, sidecar: Sidecar, worker: v2_servers.WorkerProcess
 ) -> None:
@@ -88,7 +102,9 @@ async def test_what_served_before_the_worker_was_restricted_says_so(
     def refused(report: agent_pb2.Report) -> bool:
         return [each.reason for each in report.models] == ["WorkerRestricted"]
 
-    assert "--worker-headers-file" in (await control.heard(refused)).models[0].message
+    told = await control.heard(refused)
+    assert "--worker-headers-file" in told.models[0].message
+    assert not told.server_ready, "what it holds is not known"
 
 
 @pytest.mark.parametrize("shown", [False, True])
