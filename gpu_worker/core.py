@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, logs, polling, registry
-from gpu_worker.engine import border, caching, delivery, departures, regions, scheduler, serving, statistics
+from gpu_worker.engine import border, caching, delivery, departures, regions, running, serving, statistics
 from gpu_worker.memory import cuda, system
 from gpu_worker.python_backend import runtime as python_runtime
 from gpu_worker.repository import completion, configuration, layout
@@ -28,6 +28,8 @@ from protos.inference.v2 import model_config_pb2
 
 _EXTENSIONS = (
     "classification",
+    "sequence",
+    "sequence(string_id)",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
@@ -178,7 +180,7 @@ class Core(border.Engine):
 
     def _target(self, request: border.InferRequest) -> serving.Scheduler:
         if self._stopping:
-            raise scheduler.stopping()
+            raise running.stopping()
         return self._models.version_for_inference(request.model, request.version).scheduler
 
     async def live(self) -> bool:
@@ -279,7 +281,7 @@ class Core(border.Engine):
         if self._options.control is not ControlMode.EXPLICIT:
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, _CONTROL_DISABLED)
         if self._stopping:
-            raise scheduler.stopping()
+            raise running.stopping()
 
     async def _names_at_start(self) -> list[str]:
         names = self._options.load_at_start

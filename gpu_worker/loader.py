@@ -22,12 +22,14 @@ from gpu_worker.engine import (
     batching,
     border,
     caching,
+    controls,
     crew,
     ensemble,
     graph,
     holds,
     performing,
     scheduler,
+    sequence_scheduler,
     serving,
     spec,
     statistics,
@@ -39,6 +41,7 @@ from gpu_worker.repository import (
     configuration,
     ensembles,
     layout,
+    sequence_io,
     support,
     tuning,
     warmup,
@@ -280,7 +283,8 @@ class Loader:
         there = _staying(plan, serving)
         loaded = self._loaded(plan, there)
         labels = _labels(plan)
-        specs = {number: _spec(plan.config, str(number), labels) for number in plan.versions}
+        sequencing = sequence_io.sequencing(plan.config, plan.directory)
+        specs = {number: _spec(plan.config, str(number), labels, sequencing) for number in plan.versions}
         for number, each in loaded.items():
             _warm_up(plan, specs[number], each.programs)
         changes = [self._change(plan, version, specs[number]) for number, version in there.items()]
@@ -520,12 +524,21 @@ def _fresh(
 ) -> Version:
     counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
-    serves = scheduler.Scheduler(model, programs, counters, share)
     held = _held(loaded.instances)
+    serves: serving.Scheduler
+    if model.sequencing is None:
+        serves = scheduler.Scheduler(model, programs, counters, share)
+    else:
+        serves = sequence_scheduler.SequenceScheduler(model, programs, counters)
     return Version(model, config, serves, counters, loaded.cost, held, cached=share is not None)
 
 
-def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) -> spec.ModelSpec:
+def _spec(
+    config: _Config,
+    version: str,
+    labels: Mapping[str, tuple[str, ...]],
+    sequencing: controls.Sequencing | None = None,
+) -> spec.ModelSpec:
     dynamic = config.dynamic_batching
     sources = batch_io.sources(config)
     return spec.ModelSpec(
@@ -554,9 +567,10 @@ def _spec(config: _Config, version: str, labels: Mapping[str, tuple[str, ...]]) 
             dynamic.default_priority_level,
             {level: _policy(each) for level, each in dynamic.priority_queue_policy.items()},
         ),
-        preserve_ordering=dynamic.preserve_ordering,
+        preserve_ordering=dynamic.preserve_ordering or config.sequence_batching.oldest.preserve_ordering,
         performs=config.backend == configuration.PYTHON,
         decoupled=config.model_transaction_policy.decoupled,
+        sequencing=sequencing,
     )
 
 
@@ -596,12 +610,15 @@ def _warm_up(plan: Plan, model: spec.ModelSpec, programs: Sequence[port.Program]
         return
     outputs = list(model.outputs_by_name)
     for sample in warmup.samples(plan.config, model, plan.directory):
+        feeds = sample.feeds
+        if model.sequencing is not None:
+            feeds = {**feeds, **controls.feeds(model.sequencing, controls.sample(sample.size))}
         for program in programs:
             for _ in range(sample.runs):
                 try:
                     if model.performs:
-                        performing.try_out(cast("port.Performer", program), model, sample.feeds)
+                        performing.try_out(cast("port.Performer", program), model, feeds)
                     else:
-                        program.run(sample.feeds, outputs)
+                        program.run(feeds, outputs)
                 except port.RunFailed as error:
                     raise port.LoadFailed(f"model_warmup '{sample.name}' failed: {error}") from error

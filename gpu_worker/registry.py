@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from gpu_worker import composition, loader, models
-from gpu_worker.engine import border, graph, scheduler, serving, spec
+from gpu_worker.engine import border, graph, running, serving, spec
 from gpu_worker.models import State
 from gpu_worker.repository import layout, override
 from gpu_worker.runtime import devices, port
@@ -158,7 +158,7 @@ class Registry:
     async def load(self, name: str, parameters: models.Parameters) -> None:
         """Returns once the model serves; goes on when the caller does not wait any longer. Raises InferenceError."""
         if self._stopping:
-            raise scheduler.stopping()
+            raise running.stopping()
         if len(name) > _MAX_NAME:
             raise models.invalid(f"the name of a model must have at most {_MAX_NAME} characters, not {len(name)}")
         try:
@@ -404,7 +404,7 @@ class Registry:
         if self._stopping:
             opened.abandon()
             _remove(prepared.temporary)
-            raise scheduler.stopping()
+            raise running.stopping()
         staying = set(opened.versions.values())
         old = {number: version for number, version in model.versions.items() if version not in staying}
         old_files = model.temporary

@@ -30,6 +30,19 @@ from gpu_worker.runtime import port
 
 
 @dataclasses.dataclass(slots=True)
+class Beside:
+    """What goes into the model and comes out of it beside the requests' own tensors.
+
+    `found` are the arrays of `outputs` once it has run. `fillers` are works that fill rows and that nobody waits for.
+    """
+
+    feeds: Mapping[str, tensors.Array]
+    outputs: Sequence[str] = ()
+    fillers: frozenset[work.Work] = frozenset()
+    found: Sequence[tensors.Array] = ()
+
+
+@dataclasses.dataclass(slots=True)
 class Outcome:
     """The answers in the order of the requests, and what they took."""
 
@@ -55,21 +68,68 @@ def readable(
     return found, refused
 
 
-def run(program: port.Program, model: spec.ModelSpec, works: Sequence[work.Work], started_ns: int) -> Outcome:
+def run(
+    program: port.Program,
+    model: spec.ModelSpec,
+    works: Sequence[work.Work],
+    started_ns: int,
+    beside: Beside | None = None,
+) -> Outcome:
     """Runs the requests, which began to be read at `started_ns` of the monotonic clock.
 
     Raises RunFailed where the model fails.
     """
     feeds = dict(_feeds(model, works))
-    names = _wanted(model, works)
+    names = asked = _wanted(model, works)
+    if beside is not None:
+        feeds.update(beside.feeds)
+        asked = list(dict.fromkeys((*names, *beside.outputs)))
     gathered_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns()
-    arrays = program.run(feeds, names)
+    arrays = program.run(feeds, asked)
     ran_ns, busy_ns = time.monotonic_ns(), time.thread_time_ns() - busy_ns
-    columns = {name: _column(model, name, array, works) for name, array in zip(names, arrays, strict=True)}
+    columns = {name: _column(model, name, array, works) for name, array in zip(names, arrays, strict=False)}
+    if beside is not None:
+        beside.found = _beside(model, dict(zip(asked, arrays, strict=True)), beside.outputs, len(works))
     answers = list(_answers(model, columns, works))
     timings = statistics.Timings(gathered_ns - started_ns, ran_ns - gathered_ns, time.monotonic_ns() - ran_ns)
     moved_bytes = sum(array.nbytes for array in feeds.values()) + sum(array.nbytes for array in arrays)
     return Outcome(answers, timings, pace.Cost(busy_ns, moved_bytes))
+
+
+def filler(model: spec.ModelSpec, like: work.Work) -> work.Work:
+    """A work of the same shapes that is all zeros and asks for nothing."""
+    zeros = [
+        None if each is None else _zeros(wanted, each) for wanted, each in zip(model.inputs, like.inputs, strict=True)
+    ]
+    strings = {
+        index: np.full(each.shape, "", object) for index, each in enumerate(zeros) if each and index in model.strings
+    }
+    return dataclasses.replace(
+        like,
+        inputs=tuple(zeros),
+        outputs=(),
+        shared_inputs=work.NOTHING,
+        shared_outputs=work.NOTHING,
+        trace=None,
+        copied=None,
+        strings=strings,
+    )
+
+
+def _zeros(wanted: spec.TensorSpec, like: border.Tensor) -> border.Tensor:
+    size_bytes = tensors.element_count(like.shape) * wanted.type.item_bytes
+    return border.Tensor(like.name, like.datatype, like.shape, bytes(size_bytes))
+
+
+def _beside(
+    model: spec.ModelSpec, arrays: Mapping[str, tensors.Array], names: Sequence[str], rows: int
+) -> Sequence[tensors.Array]:
+    """What the model gave under these names. Raises RunFailed where that is not a row for each work."""
+    for name in names:
+        shape = arrays[name].shape
+        if model.max_batch_size and shape[:1] != (rows,):
+            raise port.RunFailed(f"output '{name}' has shape {list(shape)}, but the batch has {rows} items")
+    return [arrays[name] for name in names]
 
 
 def _read(model: spec.ModelSpec, each: work.Work) -> None:

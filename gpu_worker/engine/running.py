@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 Pairs = list[tuple[work.Work, delivery.Answer]]
 Learn = Callable[[Hashable, int, pace.Cost], None]
+_NONE: frozenset[work.Work] = frozenset()
 
 
 def stopping() -> border.InferenceError:
@@ -113,7 +114,7 @@ class Runner:
         try:
             left, hits = self.look_up(works)
         except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
-            return self._failed(error, works)
+            return self.failed(error, works)
         answered = hits + (self._execute(program, left) if left else [])
         places = {id(each): place for place, each in enumerate(works)}
         return sorted(answered, key=lambda pair: places[id(pair[0])])
@@ -167,12 +168,17 @@ class Runner:
         if self.spec.performs:
             return self._perform(cast("port.Performer", program), works)
         started_ns = time.monotonic_ns()
+        found, refused = self.readable(works)
+        return refused + self.run(program, found, started_ns) if found else refused
+
+    def readable(self, works: Sequence[work.Work]) -> tuple[Sequence[work.Work], Pairs]:
+        """Those that can run, read, and answers to the others."""
         try:
             found, refused = execution.readable(self.spec, works)
         except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
-            return self._failed(error, works)
+            return (), self.failed(error, works)
         self.fail(statistics.OTHER, [each for each, _ in refused])
-        return refused + self._run(program, found, started_ns) if found else refused
+        return found, refused
 
     def fail(self, reason: str, works: Sequence[work.Work]) -> None:
         """Counts requests that end without a result."""
@@ -189,14 +195,24 @@ class Runner:
             self.fail(statistics.CANCELED if cancelled else statistics.REJECTED, [each])
         delivery.post(dead)
 
-    def _run(self, program: port.Program, works: Sequence[work.Work], started_ns: int) -> Pairs:
+    def run(
+        self,
+        program: port.Program,
+        works: Sequence[work.Work],
+        started_ns: int,
+        beside: execution.Beside | None = None,
+    ) -> Pairs:
+        """The answers to works that were read since `started_ns`; none to the fillers among them."""
+        fillers = beside.fillers if beside is not None else _NONE
         try:
-            outcome = execution.run(program, self.spec, works, started_ns)
+            outcome = execution.run(program, self.spec, works, started_ns, beside)
         except Exception as error:  # noqa: BLE001 - whatever a model does, its batch is answered and the next one runs
-            return self._failed(error, works)
+            return self.failed(error, [each for each in works if each not in fillers])
         answered = list(zip(works, outcome.answers, strict=True))
+        if fillers:
+            answered = [pair for pair in answered if pair[0] not in fillers]
         self._keep(answered)
-        self._count(answered, started_ns, outcome)
+        self._count(answered, started_ns, outcome, rows=len(works) if fillers else 0)
         for each, answer in answered:
             if each.trace is not None:
                 _note(each.trace, each, answer, started_ns, outcome.timings)
@@ -207,16 +223,17 @@ class Runner:
             answered = performing.Batch(self.spec, works, self._counters, self._late).run(program)
             self._keep(answered)
         except Exception as error:  # noqa: BLE001 - whatever a request holds, its batch is answered and the next one runs
-            return self._failed(error, works)
+            return self.failed(error, works)
         return answered
 
-    def _failed(self, error: Exception, works: Sequence[work.Work]) -> Pairs:
+    def failed(self, error: Exception, works: Sequence[work.Work]) -> Pairs:
+        """The answers to a batch that failed for that reason."""
         log.warning("execution.failed", model=self.spec.name, version=self.spec.version, error=str(error))
         self.fail(statistics.BACKEND, works)
         internal = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
         return [(each, validation.with_id(internal, each.request.id)) for each in works]
 
-    def _count(self, answered: Pairs, started_ns: int, outcome: execution.Outcome) -> None:
+    def _count(self, answered: Pairs, started_ns: int, outcome: execution.Outcome, rows: int) -> None:
         now_ns = time.monotonic_ns()
         items = sum(each.size for each, _ in answered)
         served = [each for each, answer in answered if isinstance(answer, border.InferResponse)]
@@ -226,6 +243,7 @@ class Runner:
                 waits_ns=[started_ns - each.arrival_ns for each in served],
                 lives_ns=[now_ns - each.arrival_ns for each in served],
                 timings=outcome.timings,
+                rows=rows,
             )
         )
         if self._learn is not None:

@@ -45,7 +45,6 @@ _SPARED_NS = 200_000
 _EARLY_BYTES = 2**17
 
 _Pairs = running.Pairs
-stopping = running.stopping
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,7 +153,7 @@ class Scheduler:
             left = self._queue.clear()
         self.stop()
         self._runner.fail(statistics.REJECTED, left)
-        delivery.post([(each, stopping()) for each in left])
+        delivery.post([(each, running.stopping()) for each in left])
 
     def join(self, until_s: float) -> bool:
         """Blocks until all threads have ended, at most until that monotonic time; true if they have."""
@@ -163,7 +162,7 @@ class Scheduler:
     def _enqueue(self, works: list[work.Work]) -> list[delivery.Answered]:
         with self._condition:
             if self._closing:
-                return [(each.request.reply, stopping()) for each in works]
+                return [(each.request.reply, running.stopping()) for each in works]
             if not self.available:
                 self._runner.fail(statistics.REJECTED, works)
                 return [(each.request.reply, _down(each)) for each in works]

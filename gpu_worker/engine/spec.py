@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from gpu_worker.engine import batching, border, ragged, shapes, tensors
+from gpu_worker.engine import batching, border, controls, ragged, shapes, tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,7 @@ class ModelSpec:
     """One model version. `max_batch_size` 0 means that shapes are literal and nothing is batched.
 
     Where it `performs` its programs are `port.Performer`s. `decoupled`: any number of responses to a request.
+    With `sequencing` its requests belong to sequences.
     """
 
     name: str
@@ -101,6 +102,7 @@ class ModelSpec:
     batch_inputs: tuple[ragged.BatchInput, ...] = ()
     performs: bool = False
     decoupled: bool = False
+    sequencing: controls.Sequencing | None = None
 
     @functools.cached_property
     def inputs_by_name(self) -> Mapping[str, TensorSpec]:

@@ -37,12 +37,16 @@ class Timings:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Executed:
-    """One execution: items in it, and how long each of its requests waited and lived."""
+    """One execution: items in it, and how long each of its requests waited and lived.
+
+    `rows` is the size of the batch that the model ran, where that is not `items`.
+    """
 
     items: int
     waits_ns: Sequence[int]
     lives_ns: Sequence[int]
     timings: Timings
+    rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,9 +169,10 @@ class Statistics:
             self._observations.add(done)
             for life_ns in done.lives_ns:
                 self._latency[bisect.bisect_left(_BOUNDS_NS, life_ns)] += 1
-            batch = self._batches.get(done.items)
+            size = done.rows or done.items
+            batch = self._batches.get(size)
             if batch is None:
-                batch = self._batches[done.items] = _Compute()
+                batch = self._batches[size] = _Compute()
             batch.add(1, done.timings)
 
     def hit(self, life_ns: int, wait_ns: int, lookup_ns: int) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpu_worker.engine import border, shapes
-from gpu_worker.repository import batch_io, configuration, numbers
+from gpu_worker.repository import batch_io, configuration, numbers, sequence_io
 from gpu_worker.runtime import port
 from protos.inference.v2 import model_config_pb2
 
@@ -18,6 +18,7 @@ _Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
 _DELAY = model_config_pb2.ModelQueuePolicy.DELAY
 
 _PYTHON_SILENT = "the model's auto_complete_config does not add them"
+datatype = configuration.datatype
 _BACKEND_KEYS = {"default-max-batch-size", "intra_op_thread_count", "inter_op_thread_count"}
 
 
@@ -68,6 +69,7 @@ def complete(
     dynamic = config.HasField("dynamic_batching")
     if dynamic and config.max_batch_size > 0 and not config.dynamic_batching.preferred_batch_size:
         config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+    sequence_io.fill(config)
 
 
 def _complete(
@@ -79,11 +81,13 @@ def _complete(
     if not config.max_batch_size and _could_batch(config, inputs, outputs):
         config.max_batch_size = defaults.max_batch_size
     if not config.input:
+        made = sequence_io.targets(config)
         for info in inputs:
-            if not info.optional:
+            if not info.optional and info.name not in made:
                 _declare(config, config.input.add(name=info.name, data_type=_type(info)), info)
     if not config.output:
-        for info in outputs:
+        kept = sequence_io.kept(config)
+        for info in [info for info in outputs if info.name not in kept]:
             _declare(config, config.output.add(name=info.name, data_type=_type(info)), info)
     if config.max_batch_size > 1 and config.WhichOneof("scheduling_choice") is None:
         config.dynamic_batching.SetInParent()
@@ -114,16 +118,10 @@ def check(
     """Raises InferenceError INVALID_ARGUMENT where the configuration contradicts itself or the model."""
     _check_batching(config)
     batch_io.check(config, inputs)
+    sequence_io.check(config, inputs, outputs)
     _check_tensors(config, "input", config.input, inputs)
     _check_tensors(config, "output", config.output, outputs)
     _check_inputs(config, inputs)
-
-
-def datatype(data_type: model_config_pb2.DataType.ValueType) -> str:
-    """The V2 name of a configuration's type; its number where there is none, which a configuration may well say."""
-    known = model_config_pb2.DataType.DESCRIPTOR.values_by_number.get(data_type)
-    name = known.name.removeprefix("TYPE_") if known else str(data_type)
-    return "BYTES" if name == "STRING" else name
 
 
 def _require_complete(config: model_config_pb2.ModelConfig, why: str) -> None:
@@ -182,7 +180,7 @@ def _check_queue(config: model_config_pb2.ModelConfig) -> None:
 
 def _check_inputs(config: model_config_pb2.ModelConfig, inputs: Iterable[port.TensorInfo]) -> None:
     declared = {each.name: each for each in config.input}
-    made = batch_io.targets(config)
+    made = batch_io.targets(config) | sequence_io.targets(config)
     for info in inputs:
         given = declared.get(info.name)
         if given is None and not info.optional and info.name not in made:

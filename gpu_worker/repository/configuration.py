@@ -119,6 +119,13 @@ def fill_common(config: model_config_pb2.ModelConfig) -> None:
     first_response_bounds(config)
 
 
+def datatype(data_type: model_config_pb2.DataType.ValueType) -> str:
+    """The V2 name of a configuration's type; its number where there is none, which a configuration may well say."""
+    known = model_config_pb2.DataType.DESCRIPTOR.values_by_number.get(data_type)
+    name = known.name.removeprefix("TYPE_") if known else str(data_type)
+    return "BYTES" if name == "STRING" else name
+
+
 def first_response_bounds(config: model_config_pb2.ModelConfig) -> tuple[float, ...]:
     """Bounds in milliseconds that the model wants for its histogram of first responses; empty for the server's own.
 

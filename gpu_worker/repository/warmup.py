@@ -27,11 +27,12 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """What to feed, and how often, on each instance."""
+    """What to feed, and how often, on each instance: `size` items."""
 
     name: str
     feeds: Mapping[str, tensors.Array]
     runs: int
+    size: int
 
 
 def samples(
@@ -53,7 +54,7 @@ def samples(
             if wanted.source not in feeds:
                 raise _invalid(each.name, f"input '{wanted.source}' must be given: other inputs are made from it")
             feeds.update(execution.made(wanted, [(each.batch_size, *each.inputs[wanted.source].dims)]))
-        found.append(Sample(each.name, feeds, max(1, each.count)))
+        found.append(Sample(each.name, feeds, max(1, each.count), each.batch_size))
     return found
 
 

@@ -12,12 +12,6 @@ DIFFERENCES: tuple[Difference, ...] = (
         "status+text+body",
         "decoupled/*",
     ),
-    known(
-        Verdict.LACKING,
-        "models with sequence batching are not loaded",
-        "status+text+body",
-        "sequence/*",
-    ),
     known(Verdict.NEWER, "the configuration has max_inflight_requests", "body", "ensemble/http/config"),
     # Classification
     known(

@@ -256,7 +256,7 @@ async def test_a_missing_model_leaves_no_trace(repository: pathlib.Path) -> None
     ("config", "kind", "fragment"),
     [
         ('name: "other"', border.ErrorKind.INVALID_ARGUMENT, "config name 'other'"),
-        ("sequence_batching { }", border.ErrorKind.UNSUPPORTED, "sequence_batching"),
+        ("sequence_batching { iterative_sequence: true }", border.ErrorKind.UNSUPPORTED, "iterative_sequence"),
         ("instance_group { kind: KIND_GPU gpus: 99 }", border.ErrorKind.INVALID_ARGUMENT, "instance_group"),
         ('default_model_filename: "../../x"', border.ErrorKind.INVALID_ARGUMENT, "must stay inside"),
         ('default_model_filename: "other.onnx"', border.ErrorKind.INVALID_ARGUMENT, "has no file 'other.onnx'"),
