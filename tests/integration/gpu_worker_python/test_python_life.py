@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -206,3 +207,42 @@ def _await_end(descriptor: int) -> None:
     """A process's descriptor can be read once it has ended."""
     command = ["/usr/bin/env", "python3", "-c", "import select, sys; sys.exit(not select.select([0], [], [], 60)[0])"]
     assert subprocess.run(command, stdin=descriptor).returncode == 0
+
+
+@pytest.mark.parametrize("cause", ["no third", "can't start new thread"])
+async def test_instances_that_cannot_be_had_change_nothing_and_leave_no_process(
+    repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    code = """
+    def initialize(self, args):
+        if args["model_instance_name"].endswith("_2") and os.path.exists(os.path.join(args["model_repository"], "no")):
+            raise RuntimeError("no third")
+    """
+    directory = models.put(repository, "few", code + models.ECHO.replace("\n", "\n    "))
+    (directory / "config.pbtxt").write_text(models.config(more=models.instances(1)))
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "few_1_2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with client.running(repository, control=client.EXPLICIT, load_at_start=("few",)) as asking:
+        with monkeypatch.context() as patched:
+            if cause == "no third":
+                (directory / "no").touch()
+            else:
+                patched.setattr(threading.Thread, "start", refusing)
+            (directory / "config.pbtxt").write_text(models.config(more=models.instances(3)))
+            with pytest.raises(border.InferenceError, match=cause):
+                await asking.engine.load("few", {})
+        assert (await asking.engine.model_config("few", "")).instance_group[0].count == 1
+        await asking.until(lambda: _running("few") == 1)
+        assert client.array(await asking.ask("few", [[7]])).tolist() == [[7]]
+        (directory / "no").unlink(missing_ok=True)
+        await asking.engine.load("few", {})
+        assert _running("few") == 3
+
+
+def _running(model: str) -> int:
+    return sum(len(processes(f"{model}_0_{index}", os.getpid())) for index in range(3))
