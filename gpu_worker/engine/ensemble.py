@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import structlog
+
 from gpu_worker.engine import (
     border,
     classification,
@@ -35,6 +37,8 @@ from gpu_worker.engine import (
     work,
 )
 from gpu_worker.runtime import port
+
+log = structlog.get_logger(__name__)
 
 _NO_REGIONS = regions.Regions()
 _NO_SEQUENCE: Mapping[str, border.Parameter] = {"sequence_id": 0, "sequence_start": False, "sequence_end": False}
@@ -173,7 +177,7 @@ class Ensemble:
         try:
             run.hold({key: self._find(*key) for key in self.graph.models})
         except border.InferenceError as error:
-            run.fail(error)
+            run.fail(run.within(error))
             return
         if each.shared_inputs:
             self.later(run.read())
@@ -257,21 +261,22 @@ class _Run:
 
     async def read(self) -> None:
         """Copies what lies in shared memory, then starts."""
-        each = self.work
+        parts = self.work.shared_inputs
         try:
-            each.copied = await asyncio.to_thread(
-                lambda: {index: part.read() for index, part in each.shared_inputs.items()}
-            )
-        except border.InferenceError as error:
-            self.fail(validation.with_id(error, each.request.id))
+            self.work.copied = await asyncio.to_thread(lambda: {index: part.read() for index, part in parts.items()})
+        except Exception as error:  # noqa: BLE001 - whatever the memory does, the request is answered
+            self._broken(error)
             return
         self.start()
 
     def start(self) -> None:
-        given = [self._given(index, tensor) for index, tensor in enumerate(self._owner.spec.inputs)]
-        # From here on each tensor is kept for as long as a step needs it.
-        self.work.inputs, self.work.copied, self.work.request.inputs = (), None, []
-        self._go_on(self._flow.put(given))
+        try:
+            given = [self._given(index, tensor) for index, tensor in enumerate(self._owner.spec.inputs)]
+            # From here on each tensor is kept for as long as a step needs it.
+            self.work.inputs, self.work.copied, self.work.request.inputs = (), None, []
+            self._go_on(self._flow.put(given))
+        except Exception as error:  # noqa: BLE001 - whatever a request holds, it is answered
+            self._broken(error)
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: steps that wait do not run."""
@@ -287,7 +292,14 @@ class _Run:
         reply = self.work.request.reply
         self.cancel()
         self._release()
+        self._flow = flow.Flow(self._plan)
         delivery.deliver([(reply, error)])
+
+    def _broken(self, error: Exception) -> None:
+        if not isinstance(error, border.InferenceError):
+            log.warning("ensemble.broken", model=self._owner.spec.name, reason=repr(error))
+            error = border.InferenceError(border.ErrorKind.INTERNAL, str(error))
+        self.fail(validation.with_id(error, self.work.request.id))
 
     def answered(self, step: int, answer: delivery.Answer, *, final: bool = True) -> None:
         """What a composing model says to a step."""
@@ -297,20 +309,19 @@ class _Run:
         if self._over:
             self._release()
         elif isinstance(answer, border.InferenceError):
-            self.fail(self._within(answer))
+            self.fail(self.within(answer))
         else:
             self._heard(request)
-            there = {tensor.name: tensor for tensor in answer.outputs}
-            self._go_on(
-                self._flow.put(
-                    [(name, _held(there.get(inner), request.size)) for inner, name in self._plan.makes[step]]
-                )
-            )
+            there = {tensor.name: _Held(tensor, request.size) for tensor in answer.outputs}
+            try:
+                self._go_on(self._flow.put([(name, there.get(inner)) for inner, name in self._plan.makes[step]]))
+            except Exception as error:  # noqa: BLE001 - whatever a model makes, its request is answered
+                self._broken(error)
 
     def _go_on(self, ready: Sequence[int]) -> None:
         request = self.work.request
         if request.cancelled:
-            self.fail(self._within(validation.with_id(_cancelled(), request.id)))
+            self.fail(self.within(validation.with_id(_cancelled(), request.id)))
             return
         for step in ready:
             self._ask(step)
@@ -354,8 +365,8 @@ class _Run:
             return
         try:
             outputs = self._outputs(self._flow.answer())
-        except border.InferenceError as error:
-            self.fail(validation.with_id(error, self.work.request.id))
+        except Exception as error:  # noqa: BLE001 - the same
+            self._broken(error)
             return
         if self.work.shared_outputs:
             self._owner.later(self._write(outputs))
@@ -369,8 +380,8 @@ class _Run:
             outputs = await asyncio.to_thread(
                 lambda: [_written(tensor, targets.get(tensor.name)) for tensor in outputs]
             )
-        except border.InferenceError as error:
-            self.fail(validation.with_id(error, self.work.request.id))
+        except Exception as error:  # noqa: BLE001 - the same
+            self._broken(error)
             return
         self._answer(outputs)
 
@@ -439,12 +450,8 @@ class _Run:
         inner = next(inner for inner, name in step.outputs if name == declared.name)
         return self._models[step.model, step.version].spec.outputs_by_name[inner].labels
 
-    def _within(self, error: border.InferenceError) -> border.InferenceError:
+    def within(self, error: border.InferenceError) -> border.InferenceError:
         return border.InferenceError(error.kind, f"in ensemble '{self._owner.spec.name}', {error.message}")
-
-
-def _held(tensor: border.Tensor | None, size: int) -> _Held | None:
-    return None if tensor is None else _Held(tensor, size)
 
 
 def _inward(model: spec.ModelSpec, name: str, held: _Held) -> border.Tensor:

@@ -18,7 +18,7 @@ from gpu_worker import core
 from gpu_worker.engine import border
 from gpu_worker.repository import layout
 from tests.support import engine_client as client
-from tests.support import onnx_models
+from tests.support import ensembles, onnx_models
 
 CONFIG = """
 max_batch_size: 4
@@ -253,3 +253,20 @@ async def test_a_pipe_among_a_models_files_is_refused_and_holds_up_nobody(
             await asking.engine.load("odd", {})
         assert caught.value.kind is border.ErrorKind.INVALID_ARGUMENT
         await asking.engine.load("good", {})
+
+
+async def test_an_ensemble_comes_and_goes_with_what_it_is_composed_of(repository: pathlib.Path) -> None:
+    onnx_models.put(repository, "m", onnx_models.scale(2))
+    ensembles.put(repository, "e", ensembles.chain("m", batch=4))
+    async with polled(repository) as worker:
+        assert await worker.engine.model_ready("e", "")
+        away = shutil.move(repository / "m", repository.parent / "m")
+        await worker.settle()
+        assert not await worker.engine.model_ready("e", "")
+        shutil.move(away, repository / "m")
+        await worker.settle()
+        assert await worker.engine.model_ready("e", "")
+        shutil.rmtree(repository / "e")
+        await worker.settle()
+        assert not await worker.engine.model_ready("e", "")
+        assert await worker.engine.model_ready("m", "")
