@@ -10,7 +10,7 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import activation, control_plane, fetching, frontends, inference, report
+from benchmarks import activation, control_plane, ensemble, fetching, frontends, inference, report
 from benchmarks.fronts import section as fronts
 from benchmarks.pods import section
 
@@ -19,6 +19,7 @@ SECTIONS = {
     "activation": activation.run,
     "fetch": fetching.run,
     "inference": inference.run,
+    "ensemble": ensemble.run,
     "fronts": fronts.run,
     "frontends": frontends.run,
     "kubernetes": section.run,

@@ -405,7 +405,7 @@ REFUSED = {
     "allow-vertex-ai": _NO_VERTEX,
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
-    "model-namespacing": "models of one name could be told apart by ensembles alone, and there are none yet: rename them",
+    "model-namespacing": "names are unique over all repositories, also within ensembles: rename models of one name",
     "rate-limit": _NO_RATE_LIMIT,
     "rate-limit-resource": _NO_RATE_LIMIT,
     "sagemaker-port": _NO_SAGEMAKER,

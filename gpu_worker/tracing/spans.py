@@ -7,6 +7,7 @@ The SDK is loaded only where this mode is asked for.
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,12 @@ from gpu_worker.engine import border, trace
 from gpu_worker.tracing import writer
 
 _EXPORT_TIMEOUT_S = 5.0
+_MOST_WAITING = 4096
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
 class Spans:
-    """A place for traces, as `writer.Writer`; one request is a span with its events, its execution a child."""
+    """A place for traces, as `writer.Writer`; one request is a span with its events, its execution and its steps are children."""
 
     def __init__(self, url: str, resource: Sequence[tuple[str, str]]) -> None:
         """Raises InferenceError UNSUPPORTED where the SDK is not installed."""
@@ -41,16 +43,33 @@ class Spans:
         self._tracer = self._provider.get_tracer("tms-worker")
         self._context = context.Context
         self._propagator = propagation.TraceContextTextMapPropagator()
+        self._lock = threading.Lock()
+        self._steps: dict[int, list[trace.Trace]] = {}
         # Spans are in wall-clock time; nothing is decided by it.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def write(self, batch: writer.Batch, each: trace.Trace) -> None:
-        """Never blocks."""
+        """Never blocks. The spans of steps wait for that of their ensemble, which ends after them."""
         del batch
-        if not each.events:
+        if each.parent_id:
+            self._keep(each)
             return
         carrier = {"traceparent": each.parent} if each.parent else {}
-        parent = self._propagator.extract(carrier, context=self._context())
+        self._span(each, self._propagator.extract(carrier, context=self._context()), self._api.SpanKind.SERVER)
+
+    def _keep(self, each: trace.Trace) -> None:
+        with self._lock:
+            if len(self._steps) >= _MOST_WAITING:
+                # Steps that ended after their ensemble had failed: nobody asks for them any more.
+                del self._steps[next(iter(self._steps))]
+            self._steps.setdefault(each.parent_id, []).append(each)
+
+    def _span(self, each: trace.Trace, parent: Any, kind: Any) -> None:
+        """A span within another, and those of its steps within that."""
+        with self._lock:
+            steps = self._steps.pop(each.id, [])
+        if not each.events:
+            return
         attributes = {
             "triton.model_name": each.model,
             "triton.model_version": int(each.version),
@@ -62,13 +81,15 @@ class Spans:
         root = self._tracer.start_span(
             "InferRequest",
             context=parent,
-            kind=self._api.SpanKind.SERVER,
+            kind=kind,
             attributes=attributes,
             start_time=begin_ns + self._offset_ns,
         )
         for name, at_ns in each.events:
             root.add_event(name, timestamp=at_ns + self._offset_ns)
         self._compute(root, dict(each.events))
+        for step in steps:
+            self._span(step, self._api.set_span_in_context(root, self._context()), self._api.SpanKind.INTERNAL)
         root.end(end_time=end_ns + self._offset_ns)
 
     def finish(self, batch: writer.Batch) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 
 from tests.conformance.difference import Difference
-from tests.conformance.known import extensions, requests
+from tests.conformance.known import ensembles, extensions, requests
 
-DIFFERENCES: tuple[Difference, ...] = (*requests.DIFFERENCES, *extensions.DIFFERENCES)
+DIFFERENCES: tuple[Difference, ...] = (*requests.DIFFERENCES, *extensions.DIFFERENCES, *ensembles.DIFFERENCES)
 
 
 @functools.cache

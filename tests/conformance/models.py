@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from onnx import TensorProto, helper
 
+from tests.conformance import ensembles
 from tests.support import onnx_models
 
 _TWIN = """import numpy
@@ -285,5 +286,6 @@ MODELS = (
     _broken("unreadable", "max_batch_size: many\n"),
     _decoupled(),
     _ensemble(),
+    *(Model(name, text, {1: (b"", "")}, at_start=False) for name, text in ensembles.TEXTS.items()),
     _sequence(),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import pathlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from protos.inference.v2 import predict_pb2, predict_pb2_grpc
+from tests.support import ensembles
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -62,11 +64,11 @@ def collector() -> Iterator[Collector]:
     thread.join()
 
 
-def infer(*headers: str) -> bytes:
-    tensor = {"name": "INPUT", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
+def infer(*headers: str, model: str = "ident", name: str = "INPUT") -> bytes:
+    tensor = {"name": name, "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     body = json.dumps({"id": "7", "inputs": [tensor]}).encode()
     lines = [
-        "POST /v2/models/ident/infer HTTP/1.1",
+        f"POST /v2/models/{model}/infer HTTP/1.1",
         "Host: h",
         f"Content-Length: {len(body)}",
         "Connection: close",
@@ -75,9 +77,9 @@ def infer(*headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def ask(port: int, *headers: str) -> None:
+async def ask(port: int, *headers: str, **asked: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(infer(*headers))
+    writer.write(infer(*headers, **asked))
     async with asyncio.timeout(60):
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
     writer.close()
@@ -125,6 +127,27 @@ async def test_requests_become_spans_within_those_of_their_clients(launch: Any, 
     assert children == {span.span_id for span in roots}
     for span in found:
         assert 0 < span.start_time_unix_nano <= span.end_time_unix_nano
+
+
+@pytest.mark.slow  # a whole worker starts and ends
+async def test_the_steps_of_an_ensemble_are_spans_within_its_own(
+    launch: Any, collector: Collector, repository: pathlib.Path
+) -> None:
+    ensembles.put(repository, "inner", ensembles.chain("ident", "ident", batch=4))
+    step: ensembles.Step = ("inner", {"IN": "IN"}, {"OUT": "OUT"})
+    four = ("FP32", [4])
+    ensembles.put(repository, "outer", ensembles.config({"IN": four}, {"OUT": four}, [step], batch=4))
+    flags = ["mode=opentelemetry", "level=TIMESTAMPS", "rate=1", f"opentelemetry,url={collector.url}"]
+    worker = await launch(*(f"--trace-config={flag}" for flag in flags))
+    await ask(worker.ports["http"], f"traceparent: {PARENT}", model="outer", name="IN")
+    worker.process.terminate()
+    assert await asyncio.to_thread(worker.wait) == 0
+    spans = [span for each in collector.resources() for scope in each.scope_spans for span in scope.spans]
+    found = [span for span in spans if span.name == "InferRequest"]
+    names = {span.span_id: attributes(span.attributes)["triton.model_name"] for span in found}
+    within = sorted((names[span.span_id], names.get(span.parent_span_id, "client")) for span in found)
+    assert within == [("ident", "inner"), ("ident", "inner"), ("inner", "outer"), ("outer", "client")]
+    assert {span.trace_id.hex() for span in spans} == {TRACE}
 
 
 @pytest.mark.slow  # a whole worker starts and ends
