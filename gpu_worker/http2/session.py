@@ -242,13 +242,33 @@ class Session:
         """Takes all frames from `at` on that have come far enough; returns where the rest begins."""
         end = len(data)
         body, inflow, most_bytes, table = self._body, self._inflow, self.limits.frame_bytes, self.streams
+        header_of = frames.header_of
         self._needed = codes.HEADER_BYTES
         while end - at >= codes.HEADER_BYTES:
-            high, low, kind, flags, identifier = frames.header_of(data, at)
+            high, low, kind, flags, identifier = header_of(data, at)
             size = high << 16 | low
             identifier &= codes.MAX_STREAM
             at += codes.HEADER_BYTES
             whole = at + size
+            # Most requests are one message in one small frame, which breaks no rule that has to be looked at closer.
+            if (
+                flags == codes.END_STREAM
+                and kind == codes.DATA
+                and whole <= end
+                and 0 < size < data_frames.COPIED_BYTES
+                and (stream := table.get(identifier)) is not None
+                and size <= stream.left
+                and size <= inflow.left
+                and stream.length_left < 0
+                and not stream.remote_closed
+                and not self._fragments_of
+            ):
+                stream.left -= size
+                inflow.left -= size
+                stream.remote_closed = True
+                stream.handler.data(data[at:whole], True)  # noqa: FBT003 - Handler's
+                at = whole
+                continue
             if size > most_bytes:
                 raise codes.ConnectionFault(codes.Code.FRAME_SIZE_ERROR, "a frame larger than MAX_FRAME_SIZE")
             if kind == codes.HEADERS and size > self.limits.header_block_bytes:
@@ -257,25 +277,7 @@ class Session:
                 self._needed = self._incomplete(kind, size)
                 return at - codes.HEADER_BYTES
             if kind == codes.DATA and not self._fragments_of:
-                stream = table.get(identifier)
-                # Most requests are one message in one small frame, which breaks no rule that has to be looked at closer.
-                if (
-                    flags == codes.END_STREAM
-                    and stream is not None
-                    and whole <= end
-                    and 0 < size < data_frames.COPIED_BYTES
-                    and size <= stream.left
-                    and size <= inflow.left
-                    and stream.length_left < 0
-                    and not stream.remote_closed
-                ):
-                    stream.left -= size
-                    inflow.left -= size
-                    stream.remote_closed = True
-                    stream.handler.data(data[at:whole], True)  # noqa: FBT003 - Handler's
-                    at = whole
-                else:
-                    at = body.take(stream, data, at, (size, flags, identifier))
+                at = body.take(table.get(identifier), data, at, (size, flags, identifier))
                 continue
             if kind == codes.HEADERS and not self._fragments_of and self.settled:
                 self._headers(identifier, flags, data[at:whole])
