@@ -37,10 +37,10 @@ class Intake:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def submit(self, request: border.InferRequest) -> None:
-        """Hands `request` to the engine, together with all that come in this turn of the loop.
+    def submit(self, request: border.InferRequest, size_bytes: int = 0) -> None:
+        """Hands `request` to the engine, together with all that come in this turn of the loop; books `size_bytes`.
 
-        Raises InferenceError (unavailable) once stopped, and when too many are in flight.
+        Raises InferenceError (unavailable) once stopped, and when too many are in flight or there is no room.
         """
         if self._stopping:
             raise border.InferenceError(border.ErrorKind.UNAVAILABLE, STOPPING)
@@ -48,6 +48,9 @@ class Intake:
             raise border.InferenceError(
                 border.ErrorKind.UNAVAILABLE, f"Server has {self._in_flight} requests in flight; try again later"
             )
+        if self._held_bytes + size_bytes > self._bounds.body_bytes:
+            raise border.InferenceError(border.ErrorKind.UNAVAILABLE, FULL)
+        self._held_bytes += size_bytes
         if not self._in_flight:
             self._idle.clear()
         self._in_flight += 1

@@ -16,7 +16,6 @@ from gpu_worker.grpc import calls, service
 from gpu_worker.grpc.native import assembling, exchange, heads, statuses
 from gpu_worker.http2 import streams
 from gpu_worker.wire import compression
-from gpu_worker.wire import intake as wire_intake
 
 _PREFIX_BYTES = assembling.PREFIX_BYTES
 # What the length of a message may say, for clients that read it as signed.
@@ -147,7 +146,6 @@ class Infer(Whole):
 
     def _submit(self, request: border.InferRequest, size_bytes: int) -> None:
         front = self.front
-        intake = front.intake
         request.deadline_s = self.deadline_s
         self.model = model = request.model
         try:
@@ -155,15 +153,11 @@ class Infer(Whole):
                 front.service.complete(request, self)
             if request.form is None:
                 size_bytes += front.service.claim(request)
-            if not intake.hold(size_bytes):
-                self._fail(border.InferenceError(border.ErrorKind.UNAVAILABLE, wire_intake.FULL))
-                return
-            self.held_bytes = size_bytes
-            intake.submit(request)
+            front.intake.submit(request, size_bytes)
         except Exception as error:  # noqa: BLE001 - every failure is told
-            self._let_go()
             self._fail(error)
             return
+        self.held_bytes = size_bytes
         self.request = request
         notes = self.stream.host.notes
         if model not in notes and len(model) <= _NOTED_CHARACTERS:

@@ -56,3 +56,19 @@ def test_bytes_are_bounded(intake: wire_intake.Intake) -> None:
     assert not intake.hold(1)
     intake.let_go(10)
     assert intake.hold(1)
+
+
+async def test_bytes_are_booked_with_their_request_and_let_go_with_it(intake: wire_intake.Intake) -> None:
+    replies = Replies(intake)
+    intake.submit(replies.request(), 10)
+    with pytest.raises(border.InferenceError, match="holds too many bytes"):
+        intake.submit(replies.request(), 1)
+    assert not intake.hold(1)
+    await intake.wait_idle()
+    assert len(replies.answers) == 1
+    intake.let_go(10)
+    assert intake._held_bytes == 0
+    last = border.InferRequest("missing", "", "", [], [], {}, lambda _answer, final=True: intake.finished(final * 10))
+    intake.submit(last, 10)
+    await intake.wait_idle()
+    assert intake._held_bytes == 0
