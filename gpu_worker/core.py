@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from gpu_worker import loader, logs, polling, registry
-from gpu_worker.engine import border, caching, delivery, departures, regions, running, serving, statistics
+from gpu_worker.engine import border, caching, delivery, departures, limiting, regions, running, serving, statistics
 from gpu_worker.memory import cuda, system
 from gpu_worker.python_backend import runtime as python_runtime
 from gpu_worker.repository import completion, configuration, layout
@@ -65,7 +65,8 @@ class Options:
     off is the strict mode: a model must bring its whole configuration. `backend_config` holds settings of ONNX Runtime
     for every model: `default-max-batch-size`, `intra_op_thread_count`, `inter_op_thread_count`. Clients see `server_id`
     as the server's name where one is given. The repositories are looked at every `poll_s` seconds (0: never) where polling
-    is in force. `cache_bytes` of answers are kept for the models that want it. A load that fails is tried `load_retry_count` times more. `model_config_name` names the configuration that each model uses where it has
+    is in force. `cache_bytes` of answers are kept for the models that want it. With `limits` the rate
+    limiter is on, and there is no more of its resources than they say. A load that fails is tried `load_retry_count` times more. `model_config_name` names the configuration that each model uses where it has
     one of that name.
     """
 
@@ -81,6 +82,7 @@ class Options:
     load_thread_count: int = 4
     load_retry_count: int = 0
     cache_bytes: int = 0
+    limits: tuple[limiting.Limit, ...] | None = None
     observed: statistics.Observed = dataclasses.field(default_factory=statistics.Observed)
     model_config_name: str = ""
     server_id: str = ""
@@ -123,13 +125,14 @@ class Core(border.Engine):
             options.backend_config, options.default_max_batch_size, auto_complete=options.auto_complete
         )
         cache = caching.Cache(options.cache_bytes) if options.cache_bytes else None
+        limiter = limiting.Limiter(options.limits) if options.limits is not None else None
         repository = layout.Repository(options.repositories, options.model_config_name)
         python = python_runtime.PythonRuntime()
         runtimes: dict[str, port.Runtime] = {
             configuration.BACKEND: onnx_runtime.OnnxRuntime(),
             configuration.PYTHON: python,
         }
-        opener = loader.Loader(runtimes, defaults, options.observed, cache)
+        opener = loader.Loader(runtimes, defaults, options.observed, cache, limiter)
         models = registry.Registry(repository, opener, options.load_thread_count, options.load_retry_count)
         return cls(options, models, wait, python)
 

@@ -110,6 +110,14 @@ def backend_setting(text: str) -> tuple[str, str, str]:
     return backend, setting, value
 
 
+def limit(text: str) -> tuple[str, int, str]:
+    """(resource, count, device or empty) of `resource:count[:device]`."""
+    name, *rest = text.split(":")
+    if not name or len(rest) not in (1, 2) or not all(each.isascii() and each.isdigit() for each in rest):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form name:count[:device]")
+    return name, int(rest[0]), str(int(rest[1])) if rest[1:] else ""
+
+
 def cache_setting(text: str) -> tuple[str, str, str]:
     """(cache, setting, value) of `cache,setting=value`."""
     head, separator, value = text.partition("=")
@@ -204,6 +212,21 @@ MODELS = (
         repeated=True,
     ),
     Flag("response-cache-byte-size", "older name for --cache-config local,size=", whole, 0, "BYTES"),
+    Flag(
+        "rate-limit",
+        "execution_count: instances of all models share the resources of their rate_limiter; off: they run when they are free",
+        choice("off", "execution_count"),
+        "off",
+        "MODE",
+    ),
+    Flag(
+        "rate-limit-resource",
+        "NAME:COUNT[:DEVICE]: how many of a resource there are, on each device or that one; may be repeated. Unless given: "
+        "the most that any instance needs",
+        limit,
+        metavar="LIMIT",
+        repeated=True,
+    ),
     Flag("id", "name that this server gives itself", str, "", "NAME"),
     Flag("exit-timeout-secs", "longest wait for requests in flight at exit", seconds, 30.0, "S"),
 )
@@ -398,7 +421,6 @@ IGNORED = {
 
 _NO_SAGEMAKER = "there is no SageMaker front"
 _NO_VERTEX = "there is no Vertex AI front"
-_NO_RATE_LIMIT = "executions are not limited yet: instances run as soon as they are free"
 
 REFUSED = {
     "allow-sagemaker": _NO_SAGEMAKER,
@@ -406,8 +428,6 @@ REFUSED = {
     "host-policy": "instances are not bound to NUMA nodes or cores: bind the whole process instead",
     "model-load-gpu-limit": "loads are not bounded by a share of a GPU's memory: onnxruntime's gpu_mem_limit bounds a model",
     "model-namespacing": "names are unique over all repositories, also within ensembles: rename models of one name",
-    "rate-limit": _NO_RATE_LIMIT,
-    "rate-limit-resource": _NO_RATE_LIMIT,
     "sagemaker-port": _NO_SAGEMAKER,
     "sagemaker-safe-port-range": _NO_SAGEMAKER,
     "sagemaker-thread-count": _NO_SAGEMAKER,
@@ -416,9 +436,6 @@ REFUSED = {
     "vertex-ai-thread-count": _NO_VERTEX,
 }
 """Flags that would change the server's behaviour in ways it does not have, with the reason."""
-
-_OFF = {"rate-limit": "off"}
-"""Values that ask of a refused flag nothing but what is so anyway; booleans have `false`."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -429,7 +446,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     found = _parser().parse_args(arguments)
     for name, why in REFUSED.items():
         for value in getattr(found, _key(name)) or ():
-            if value.lower() not in ("false", "0", _OFF.get(name, "false").lower()):
+            if value.lower() not in ("false", "0"):
                 message = f"--{name}={value} is not supported by this server ({why}): leave the flag out"
                 raise border.InferenceError(border.ErrorKind.UNSUPPORTED, message)
     return found, [name for name in IGNORED if getattr(found, _key(name)) is not None]

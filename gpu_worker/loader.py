@@ -27,6 +27,7 @@ from gpu_worker.engine import (
     ensemble,
     graph,
     holds,
+    limiting,
     performing,
     scheduler,
     sequence_scheduler,
@@ -41,6 +42,7 @@ from gpu_worker.repository import (
     configuration,
     ensembles,
     layout,
+    rates,
     sequence_io,
     support,
     tuning,
@@ -190,11 +192,13 @@ class Loader:
         defaults: completion.Defaults,
         observed: statistics.Observed | None = None,
         cache: caching.Cache | None = None,
+        limiter: limiting.Limiter | None = None,
     ) -> None:
         self._runtimes = runtimes
         self._defaults = defaults
         self._observed = observed or statistics.Observed()
         self._cache = cache
+        self._limiter = limiter
 
     def plan(self, directory: layout.ModelDirectory, override: str | None, *, brought: bool = False) -> Plan:
         """Reads and checks what can be known before loading.
@@ -336,7 +340,8 @@ class Loader:
         prepared: list[tuple[_Change, crew.Change]] = []
         try:
             for number, each in loaded.items():
-                fresh[number] = _fresh(plan.config, specs[number], each, observed, self._share(plan.config))
+                turns = rates.turns(plan.config, each.instances, self._limiter)
+                fresh[number] = _fresh(plan.config, specs[number], each, observed, self._share(plan.config), turns)
             for change in changes:
                 begun = change.prepare()
                 prepared.append((change, begun))
@@ -433,7 +438,9 @@ def free(versions: Mapping[str, Version]) -> None:
 def _basis(config: _Config) -> bytes:
     shared = _Config()
     shared.CopyFrom(config)
-    shared.ClearField("instance_group")
+    if not any(group.HasField("rate_limiter") for group in config.instance_group):
+        # Else it says of single instances what they need.
+        shared.ClearField("instance_group")
     shared.ClearField("version_policy")
     return shared.SerializeToString(deterministic=True)
 
@@ -521,13 +528,14 @@ def _fresh(
     loaded: _Loaded,
     observed: statistics.Observed,
     share: caching.Share | None,
+    turns: limiting.Turns | None,
 ) -> Version:
     counters = statistics.Statistics(observed)
     programs = [program for _, program in loaded.instances]
     held = _held(loaded.instances)
     serves: serving.Scheduler
     if model.sequencing is None:
-        serves = scheduler.Scheduler(model, programs, counters, share)
+        serves = scheduler.Scheduler(model, programs, counters, share, turns)
     else:
         serves = sequence_scheduler.SequenceScheduler(model, programs, counters)
     return Version(model, config, serves, counters, loaded.cost, held, cached=share is not None)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import grpc
 
 from gpu_worker import core, flags, logs, metrics
-from gpu_worker.engine import border, statistics
+from gpu_worker.engine import border, limiting, statistics
 from gpu_worker.grpc import listen
 from gpu_worker.http import limits as http_limits
 from gpu_worker.tracing import settings as trace_settings
@@ -115,11 +115,22 @@ def _core(given: argparse.Namespace) -> core.Options:
         load_thread_count=given.model_load_thread_count,
         load_retry_count=given.model_load_retry_count,
         cache_bytes=_cache_bytes(given),
+        limits=_limits(given),
         observed=_observed(given),
         server_id=given.id,
         trace=_trace(given),
         model_config_name=given.model_config_name,
     )
+
+
+def _limits(given: argparse.Namespace) -> tuple[limiting.Limit, ...] | None:
+    """None where the rate limiter is off."""
+    limits = tuple(limiting.Limit(*each) for each in given.rate_limit_resource)
+    if given.rate_limit != "off":
+        return limits
+    if limits:
+        raise _refused(f"--rate-limit-resource={limits[0].name} needs --rate-limit=execution_count")
+    return None
 
 
 def _cache_bytes(given: argparse.Namespace) -> int:

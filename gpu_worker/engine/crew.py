@@ -19,10 +19,14 @@ _REMEDY = "lower instance_group.count, or let the worker have more threads (ulim
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Instance:
-    """One thread's share: the program that it runs, once it is let, until it is to leave."""
+    """One thread's share: the program that it runs, once it is let, until it is to leave.
+
+    It has `asked` for its turn where a rate limiter says whose it is.
+    """
 
     program: port.Program
     leaving: bool = False
+    asked: bool = False
     let: threading.Event = dataclasses.field(default_factory=threading.Event)
     performer: port.Performer | None = None
 

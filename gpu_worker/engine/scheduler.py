@@ -22,6 +22,7 @@ from gpu_worker.engine import (
     caching,
     crew,
     delivery,
+    limiting,
     pace,
     performing,
     queueing,
@@ -63,8 +64,10 @@ class Scheduler:
         programs: Sequence[port.Program],
         counters: statistics.Statistics,
         cache: caching.Share | None = None,
+        turns: limiting.Turns | None = None,
     ) -> None:
         self.spec = model
+        self._turns = turns
         self._runner = running.Runner(model, counters, self._learn, self._late, cache)
         # Where order is kept, an answer that is there at once must wait for its turn.
         self._early_bytes = _EARLY_BYTES if cache and not model.preserve_ordering else 0
@@ -108,7 +111,8 @@ class Scheduler:
             self._wake_all()
             programs = [instance.program for instance in self._crew.instances]
             # Only what any thread may run, whatever its instance does meanwhile, can be run by the loop's.
-            self._steady = self.spec.plain and all(each.steady and each.shareable for each in programs)
+            free = self.spec.plain and self._turns is None
+            self._steady = free and all(each.steady and each.shareable for each in programs)
 
     @property
     def available(self) -> bool:
@@ -198,18 +202,45 @@ class Scheduler:
         if not self._idle or not self._queue:
             return
         if urgent or not self._timed or self._decide(now_ns).take:
-            self._condition.notify()
+            # Of those that wait for their turn none can help.
+            self._condition.notify(1 if self._turns is None else self._idle)
 
     def _decide(self, now_ns: int) -> batching.Decision:
         self._queue.settle(now_ns, self._most)
         return batching.decide(self._queue, now_ns, self._config)
 
     def _serve(self, instance: crew.Instance) -> None:
+        if self._turns is None:
+            self._work(instance)
+            return
+        self._turns.enter(instance, instance.program, self._stir)
+        try:
+            self._work(instance)
+        finally:
+            self._turns.limiter.leave(instance)
+
+    def _work(self, instance: crew.Instance) -> None:
         while (batch := self._next(instance)) is not None:
             self._runner.bury(batch.dead)
-            self._deliver(batch.ticket, self._runner.execute(instance.program, batch.works) if batch.works else [])
+            answers = self._runner.execute(instance.program, batch.works) if batch.works else []
+            if self._turns is not None:
+                with self._condition:
+                    instance.asked = len(self._queue) > 0 and instance.able
+                self._turns.limiter.give(instance, ran=bool(batch.works), again=instance.asked)
+            self._deliver(batch.ticket, answers)
             # The answers' memory is the clients' now; do not hold it while waiting.
-            del batch
+            del batch, answers
+
+    def _stir(self) -> None:
+        """An instance may run now."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def _may_run(self, instance: crew.Instance) -> bool:
+        if self._turns is None:
+            return True
+        instance.asked = True
+        return self._turns.limiter.want(instance)
 
     def _next(self, instance: crew.Instance) -> _Batch | None:
         """Waits for the next batch; None once the instance is to end."""
@@ -226,17 +257,25 @@ class Scheduler:
                     return None
                 if not instance.able:
                     self._wake(now_ns, urgent=True)
+                    if instance.asked:
+                        return self._nothing()
                     self._down.wait()
                     continue
                 decision = self._decide(now_ns)
-                if decision.take:
+                if decision.take and self._may_run(instance):
                     batch = self._taken(decision.take, now_ns)
                     self._wake(now_ns)
                     return batch
                 dead = running.ended(self._queue.purge(now_ns))
                 if dead:
                     return _Batch([], dead, self._ticket())
+                if instance.asked and not decision.take:
+                    return self._nothing()
                 self._wait(decision.wait_until_ns, now_ns)
+
+    def _nothing(self) -> _Batch:
+        """For who has asked for a turn and does not need it: it is given back after a batch, not under the lock."""
+        return _Batch([], [], self._ticket())
 
     def _taken(self, count: int, now_ns: int) -> _Batch:
         taken = self._queue.take(count, now_ns)

@@ -178,7 +178,14 @@ FIELDS = (
     _done("instance_group.kind", "`KIND_CPU`, `KIND_GPU`; `KIND_AUTO` takes GPUs where there are any"),
     _no("instance_group.kind", "an ONNX model does not choose its devices by itself", "KIND_MODEL"),
     _done("instance_group.count", "instances, on each GPU of the group; where absent 1, or 2 for ONNX on a CPU"),
-    _idle("instance_group.rate_limiter", "the rate limiter is off (`--rate-limit`), as by default"),
+    _done(
+        "instance_group.rate_limiter.resources",
+        "what an instance holds while it runs, of each device or (`global`) of all, where the rate limiter is on "
+        "(`--rate-limit=execution_count`); not for sequences",
+    ),
+    _done(
+        "instance_group.rate_limiter.priority", "2: half the runs of 1 where instances wait for each other's resources"
+    ),
     _done("instance_group.gpus", "devices by number; all where absent"),
     _no("instance_group.secondary_devices", _TENSORRT),
     _no("instance_group.profile", _TENSORRT),

@@ -274,6 +274,17 @@ MODELS = (
     _slow(),
     identity("idle", "FP32", [-1], at_start=False),
     *_queued(),
+    *(
+        identity(
+            name,
+            "FP32",
+            [4],
+            8,
+            f'instance_group [{{count: 2 kind: KIND_CPU rate_limiter {{resources [{{name: "R" count: {count}}}] priority: 2}}}}]',
+            at_start=False,
+        )
+        for name, count in (("limited", 1), ("greedy", 4))
+    ),
     identity("cached", "FP32", [4], 8, "response_cache {enable: true}", at_start=False),
     # Nobody ever loads it.
     identity("untouched", "FP32", [-1], at_start=False),

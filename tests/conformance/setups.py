@@ -58,5 +58,8 @@ SETUPS = {
         (*_explicit(*_TWO), "--http-header-forward-pattern=mine-.*", "--grpc-header-forward-pattern=mine-.*"), _TWO
     ),
     "caching": Setup((*_explicit(*_TWO), "--cache-config=local,size=1048576"), (*_TWO, "cached")),
+    "limiting": Setup(
+        (*_explicit(*_TWO), "--rate-limit=execution_count", "--rate-limit-resource=R:2"), (*_TWO, "limited", "greedy")
+    ),
     "compressing": Setup((*_explicit(*_TWO), "--grpc-infer-response-compression-level=high"), _TWO),
 }

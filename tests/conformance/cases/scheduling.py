@@ -17,6 +17,7 @@ _RAW = Raw("INPUT", "FP32", [1, 4], tensors.wire("FP32", _FOUR))
 
 def cases() -> Iterator[Case]:
     yield from case.named("schedule", [*_asked(), *_full(), *_configured()])
+    yield from case.named("rates", list(_limited()))
 
 
 def _asked() -> Iterator[Case]:
@@ -74,3 +75,30 @@ def _configured() -> Iterator[Case]:
             call=repository.load(f"wrong_{name}"),
             text=Text.FREE,
         )
+
+
+def _limited() -> Iterator[Case]:
+    load, unload = repository.load("limited"), repository.unload("limited")
+    ask = tensors.ask("limited", body([tensor("INPUT", "FP32", [1, 4], _FOUR)]))
+    row = "a model whose instances share resources"
+    yield Case(
+        id="http/limited", section=_SECTION, row=row, before=(load,), call=ask, after=(ask, unload), setup="limiting"
+    )
+    yield Case(
+        id="http/config",
+        section=_SECTION,
+        row=f"configuration of {row}",
+        before=(load,),
+        call=case.get("/v2/models/limited/config"),
+        after=(unload,),
+        masked=frozenset({"platform", "backend", "default_model_filename"}),
+        setup="limiting",
+    )
+    yield Case(
+        id="http/greedy",
+        section=_SECTION,
+        row="load of a model whose instances need more than there is",
+        call=repository.load("greedy"),
+        text=Text.FREE,
+        setup="limiting",
+    )

@@ -229,7 +229,7 @@ async def test_a_second_signal_exits_at_once(launch: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--rate-limit=execution_count"], 2, "--rate-limit=execution_count is not supported"),
+        (["--vertex-ai-port=1"], 2, "--vertex-ai-port=1 is not supported"),
         (["--http-address=192.0.2.1"], 1, "192.0.2.1"),
         (["--log-file=/nowhere/log"], 2, "--log-file cannot be opened"),
         (["--http-tls-cert=/nowhere", "--http-tls-key=/nowhere"], 1, "No such file"),

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from gpu_worker import core, flags, logs, settings
-from gpu_worker.engine import border, statistics
+from gpu_worker.engine import border, limiting, statistics
 from gpu_worker.tracing import settings as trace_settings
 from gpu_worker.wire import rules
 
@@ -67,6 +67,19 @@ def test_defaults_are_those_of_triton() -> None:
 def test_what_changes_nothing_is_ignored_with_a_notice() -> None:
     found = settings.load([REPOSITORY, "--http-thread-count=8", "--pinned-memory-pool-byte-size", "0"])
     assert set(found.ignored) == {"http-thread-count", "pinned-memory-pool-byte-size"}
+
+
+def test_the_rate_limiter_is_off_unless_asked_for() -> None:
+    assert (
+        settings.load([REPOSITORY]).core.limits is settings.load([REPOSITORY, "--rate-limit=off"]).core.limits is None
+    )
+    flag = "--rate-limit=execution_count"
+    assert settings.load([REPOSITORY, flag]).core.limits == ()
+    found = settings.load([REPOSITORY, flag, "--rate-limit-resource=R:4", "--rate-limit-resource", "R:2:1"]).core.limits
+    assert found == (limiting.Limit("R", 4), limiting.Limit("R", 2, "1"))
+    for wrong in ("R", "R:x", ":1", "R:1:2:3", "R:-1"):
+        with pytest.raises(SystemExit):
+            settings.load([REPOSITORY, flag, f"--rate-limit-resource={wrong}"])
 
 
 def test_the_cache_has_a_size_by_both_flags() -> None:
@@ -153,7 +166,7 @@ def test_what_is_not_done_is_refused_by_name(name: str) -> None:
     assert flags.REFUSED[name] in error.message
 
 
-@pytest.mark.parametrize("argument", ["--allow-vertex-ai=false", "--rate-limit=off", "--model-namespacing=0"])
+@pytest.mark.parametrize("argument", ["--allow-vertex-ai=false", "--model-namespacing=0"])
 def test_turning_off_what_is_not_there_is_fine(argument: str) -> None:
     assert settings.load([REPOSITORY, argument]).http is not None
 
@@ -163,6 +176,7 @@ def test_turning_off_what_is_not_there_is_fine(argument: str) -> None:
     [
         (["--model-control-mode=explicit", "--load-model=*", "--load-model=x"], "--load-model=*"),
         (["--load-model=x"], "--load-model needs"),
+        (["--rate-limit-resource=R:1"], "--rate-limit-resource=R needs --rate-limit=execution_count"),
         (["--cache-config=redis,host=h"], "--cache-config=redis,host=h is not known"),
         (["--cache-config=local,size=many"], "is not a whole number of bytes"),
         (["--cache-config=local,size=1", "--response-cache-byte-size=1"], "say the same"),
