@@ -172,7 +172,7 @@ FIELDS = (
     _no("ensemble_scheduling.step.model_namespace", "names are unique over all repositories"),
     _idle(
         "ensemble_scheduling.max_inflight_requests",
-        "bounds how many requests of one step a request may have under way; each step has one, as no model is decoupled",
+        "bounds how many requests of one step a request may have under way; each step has one, as none may be decoupled",
     ),
     _done("instance_group.name", "`<model>_<index>` where absent"),
     _done("instance_group.kind", "`KIND_CPU`, `KIND_GPU`; `KIND_AUTO` takes GPUs where there are any"),

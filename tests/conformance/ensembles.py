@@ -40,6 +40,9 @@ TEXTS: Mapping[str, str] = {
         {"OUT": ("FP32", [-1]), "OUT2": ("FP32", [-1])},
         [_SAME, ("id_fp32", {"INPUT": "MORE"}, {"OUTPUT": "OUT2"})],
     ).replace('name: "MORE"', 'name: "MORE" optional: true'),
+    "e_sequence": config(
+        {"IN": ("FP32", [1])}, {"OUT": ("FP32", [1])}, [("sequence", {"INPUT": "IN"}, {"OUTPUT": "OUT"})], batch=4
+    ),
     "e_classes": config(_EIGHT, {"OUT": ("FP32", [8])}, [("classes", {"INPUT": "IN"}, {"OUTPUT": "OUT"})], batch=8),
     # What cannot be loaded, since the models do not fit.
     "e_nowhere": chain("nowhere", dims=[-1], batch=0),

@@ -19,7 +19,7 @@ _TWO = tensor("IN", "FP32", [2], [1.0, 2.0])
 
 
 def cases() -> Iterator[Case]:
-    yield from case.named("ensembles", [*_asked(), *_refused(), *_shapes(), *_life(), *_failing()])
+    yield from case.named("ensembles", [*_asked(), *_sequences(), *_refused(), *_shapes(), *_life(), *_failing()])
 
 
 def _case(name: str, row: str, model: str, call: case.Call, **more: Any) -> Case:
@@ -71,6 +71,35 @@ def _asked() -> Iterator[Case]:
         after=(repository.unload("e_counted", unload_dependents=True),),
         masked=_TIMES,
         settles=b'"execution_count":2',
+    )
+
+
+def _sequences() -> Iterator[Case]:
+    """Each step is of the sequence that the request is of."""
+    before, after = (repository.load("e_sequence"),), (repository.unload("e_sequence", unload_dependents=True),)
+    given = tensor("IN", "FP32", [1, 1], [5.0])
+    start, more, end = (
+        tensors.ask("e_sequence", body([given], parameters={"sequence_id": 7, **flags}))
+        for flags in ({"sequence_start": True}, {}, {"sequence_end": True})
+    )
+    lone = tensors.ask("e_sequence", body([given]))
+    calls = (
+        ("whole", "a sequence through a step", (start, more), end),
+        ("none", "no sequence, but a step needs one", (), lone),
+    )
+    for name, row, asked, call in calls:
+        yield Case(
+            id=f"http/sequence-{name}", section=_SECTION, row=row, before=(*before, *asked), call=call, after=after
+        )
+    wire = [Raw("IN", "FP32", [1, 1], tensors.wire("FP32", [5.0]))]
+    named = tensors.infer("e_sequence", wire, parameters={"sequence_id": "mine", "sequence_start": True})
+    yield Case(
+        id="grpc/sequence-string",
+        section=_SECTION,
+        row="a sequence through a step",
+        before=before,
+        call=named,
+        after=after,
     )
 
 
