@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import http.client
+import logging
 import pathlib
 import statistics
 import tempfile
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import onnx
+import structlog
 import uvloop
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,6 +36,7 @@ _CONFIG = "max_batch_size: 8\ninstance_group { count: 1 kind: KIND_CPU }\n"
 def run() -> report.Section:
     """Medians of the time of a request, and of the time of three."""
     rows: list[report.Row] = []
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="tms-bench-") as scratch_name:
         scratch = pathlib.Path(scratch_name)
         for count in SIZES:

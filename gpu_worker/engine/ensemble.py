@@ -210,6 +210,10 @@ class Ensemble:
         """Submits what is ready. It may make more ready, which is for the next turn."""
         self._flushing = False
         ready, self._ready = self._ready, []
+        if len(ready) == 1:
+            ((to, request, tracer),) = ready
+            delivery.deliver(to.scheduler.submit([request], loop, time.monotonic_ns(), _NO_REGIONS, tracer))
+            return
         by_target: dict[tuple[int, int], tuple[Composing, _Tracer, list[_Request]]] = {}
         for to, request, tracer in ready:
             by_target.setdefault((id(to), id(tracer)), (to, tracer, []))[2].append(request)
@@ -337,13 +341,14 @@ class _Run:
         to = self._models[step.model, step.version]
         taken = self._flow.take(index)
         inputs = [_inward(to.spec, inner, held) for inner, name in step.inputs if (held := taken[name]) is not None]
-        mine = self.work.request
+        mine, asks = self.work.request, self._plan.asks[index]
         request = _Request(
             model=to.spec.name,
             version=to.spec.version,
             id=mine.id,
             inputs=inputs,
-            outputs=[border.RequestedOutput(inner) for inner, _ in self._plan.makes[index]],
+            # All of them are less to look at than each by its name.
+            outputs=[] if len(asks) == len(to.spec.outputs) else asks,
             parameters=mine.parameters,
             reply=functools.partial(self.answered, index),
             deadline_s=mine.deadline_s,

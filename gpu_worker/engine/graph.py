@@ -38,13 +38,15 @@ class Step:
 class Plan:
     """What has to be done for some of an ensemble's outputs.
 
-    `takes` has the tensors that each step needs, `makes` what of its outputs is needed, `takers` the steps by tensor.
+    `takes` has the tensors that each step needs, `makes` what of its outputs is needed (as its model is asked for it in
+    `asks`), `takers` the steps by tensor.
     `uses` counts for each tensor the steps that take it, and one more where it is an answer.
     """
 
     outputs: tuple[str, ...]
     takes: Mapping[int, tuple[str, ...]]
     makes: Mapping[int, tuple[tuple[str, str], ...]]
+    asks: Mapping[int, list[border.RequestedOutput]]
     takers: Mapping[str, tuple[int, ...]]
     uses: Mapping[str, int]
 
@@ -80,10 +82,12 @@ class Graph:
                 takers[tensor].append(index)
         uses = collections.Counter({tensor: len(taking) for tensor, taking in takers.items()})
         uses.update(wanted)
+        makes = {index: tuple(pair for pair in step.outputs if uses[pair[1]]) for index, step in steps}
         return Plan(
             outputs=wanted,
             takes={index: step.taken for index, step in steps},
-            makes={index: tuple(pair for pair in step.outputs if uses[pair[1]]) for index, step in steps},
+            makes=makes,
+            asks={index: [border.RequestedOutput(inner) for inner, _ in pairs] for index, pairs in makes.items()},
             takers={tensor: tuple(taking) for tensor, taking in takers.items()},
             uses={tensor: count for tensor, count in uses.items() if count},
         )
