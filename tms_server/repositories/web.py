@@ -97,17 +97,25 @@ def _links(index: calls.Answer) -> list[str]:
             "uri: there is no directory index, which would be HTML; name an archive or a model's file"
         )
     parser = _Links()
-    parser.feed(index.body.decode(errors="replace"))
+    try:
+        parser.feed(index.body.decode(errors="replace"))
+    except AssertionError as failure:
+        # What the library calls markup that it knows nothing of.
+        raise errors.InvalidField("uri", "the directory index is no HTML that can be read") from failure
     return sorted({name for href in parser.hrefs if (name := _name(href))})
 
 
 def _name(href: str) -> str:
     """Empty for what leads elsewhere: columns to sort by, the directory above, other places."""
-    parts = urllib.parse.urlsplit(href)
+    try:
+        parts = urllib.parse.urlsplit(href)
+    except ValueError:
+        return ""
     if parts.scheme or parts.netloc or parts.query or parts.fragment:
         return ""
     name = urllib.parse.unquote(parts.path).removeprefix("./")
-    return name if name.rstrip("/") and "/" not in name.removesuffix("/") and name not in {"../", ".."} else ""
+    plain = name.removesuffix("/")
+    return "" if "/" in plain or plain in {"", ".", ".."} else name
 
 
 class _Links(html.parser.HTMLParser):

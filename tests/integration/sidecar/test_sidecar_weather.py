@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import os
 import pathlib
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -284,6 +288,20 @@ def test_a_store_that_throttles_is_asked_again_later(
 
     assert came_whole(kept, run(kept, site.model(site.put("f", b"x"))), b"x")
     assert 7 <= pauses[0] < 11 <= pauses[1] < 13
+
+
+# What a fetch takes.
+
+
+@pytest.mark.slow  # a process fetches 256 MiB
+def test_memory_does_not_grow_with_the_file(site: weather.Store, tmp_path: pathlib.Path) -> None:
+    data = os.urandom(1 << 20) * 256
+    model = site.model(site.put("f", data))
+    argv = [sys.executable, "-m", "tests.integration.sidecar.measuring", str(tmp_path / "cache")]
+    said = subprocess.run(argv, input=base64.b64encode(pickle.dumps(model)), capture_output=True, timeout=100)
+
+    assert said.returncode == 0, said.stderr
+    assert int(said.stdout) < 100 << 20
 
 
 # Many who ask at once.

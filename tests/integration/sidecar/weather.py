@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import socket
@@ -114,6 +115,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
+@functools.lru_cache(maxsize=4)
 def tag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
 

@@ -101,6 +101,17 @@ def test_an_ended_lease_says_who_and_why() -> None:
     assert progress.headline(ended) == "l-2 FAILED (CannotFit: needs 3 GiB)"
 
 
+def test_a_watch_tells_how_far_fetches_are_and_how_long_they_take() -> None:
+    lease = lease_pb2.Lease(id="l-1", state=lease_pb2.LEASE_STATE_LOADING)
+    known = lease.model_statuses.add(name="a", state=common_pb2.MODEL_STATE_FETCHING, fetched_bytes=2**30)
+    known.total_bytes, known.fetch_bytes_per_s = 2**32, 2**28
+    known.fetch_remaining.FromSeconds(12)
+    lease.model_statuses.add(name="b", state=common_pb2.MODEL_STATE_FETCHING, total_bytes=2**20)
+    lease.model_statuses.add(name="c", state=common_pb2.MODEL_STATE_READY, total_bytes=2**20)
+
+    assert progress.watched(lease) == "l-1 LOADING; a 1.0 GiB of 4.0 GiB, 256 MiB/s, 12s left; b 0 B of 1.0 MiB"
+
+
 def test_an_explanation_names_rule_and_missing_bytes() -> None:
     verdict = lease_pb2.WorkerVerdict(worker_group="g-1", rule="Memory", missing_bytes=2**20, held_by=["l-1"])
     said = lease_pb2.ExplainLeaseResponse(summary="no room", workers=[verdict], smallest_change="free 1 MiB")
