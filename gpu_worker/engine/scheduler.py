@@ -191,7 +191,12 @@ class Scheduler:
             if self._steady and self._idle and self._queue and now_ns < until_ns and not self._closing:
                 count = self._decide(now_ns).take
                 works = list(itertools.islice(self._queue, count))
-                if works and self._pace.is_brief(works[0].key, sum([each.size for each in works])):
+                if (
+                    works
+                    and self._pace.is_brief(works[0].key, sum([each.size for each in works]))
+                    # Classes are made an element at a time, which no run of the program tells of.
+                    and not any(each.outputs and each.classifies for each in works)
+                ):
                     self._idle -= 1
                     return self._crew.instances[0].program, self._taken(count, now_ns)
             self._wake(now_ns, urgent=urgent)

@@ -43,6 +43,11 @@ class Work:
     level: int = 0
     delay_ns: int | None = None
 
+    @property
+    def classifies(self) -> bool:
+        """Whether classes are asked for in the place of an output."""
+        return any(output.classification for output in self.outputs or ())
+
     def bytes_of(self, index: int) -> border.Buffer:
         """The wire form of an input that was given."""
         if self.copied and index in self.copied:

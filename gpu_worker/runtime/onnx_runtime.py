@@ -72,7 +72,8 @@ class OnnxRuntime:
             raise port.LoadFailed(f"onnx runtime error: {error}") from error
         _require_provider(session, device)
         program: type[_Session] = _Bfloat16Session if _uses_bfloat16(session) else _Session
-        steady = device.kind == "CPU" and onnx_graph.is_steady(_graph_file(model))
+        # With operators side by side the caller only waits: what its thread takes tells nothing.
+        steady = device.kind == "CPU" and not options.parallel and onnx_graph.is_steady(_graph_file(model))
         return program(session, device, options, steady=steady)
 
     def uuid(self, device: port.Device) -> str:

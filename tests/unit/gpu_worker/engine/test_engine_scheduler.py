@@ -191,13 +191,18 @@ class Serving:
         self._answers: list[int] = []
         self.asked = 0
 
-    def ask(self) -> None:
+    def ask(self, outputs: Sequence[border.RequestedOutput] = ()) -> None:
         answered = threading.Event()
         request = _request(self._model, self.asked, self._answers)
+        request.outputs = list(outputs)
         reply = request.reply
 
         def told(answer: border.InferResponse | border.InferenceError, *, final: bool = True) -> None:
-            reply(answer, final=final)
+            if outputs:
+                assert isinstance(answer, border.InferResponse)
+                self._answers.append(self.asked - 1)
+            else:
+                reply(answer, final=final)
             answered.set()
 
         request.reply = told
@@ -257,4 +262,15 @@ def test_what_may_take_long_never_runs_on_the_loop(model: spec.ModelSpec, *, ste
     for _ in range(50):
         serving.ask()
     assert threading.get_ident() not in program.ran_in
+    serving.end()
+
+
+def test_classes_are_never_made_on_the_loop() -> None:
+    program = Steady()
+    serving = Serving(MODEL, program)
+    _asked_until(serving, program, here=True)
+    for _ in range(50):
+        serving.ask([border.RequestedOutput("OUT", classification=1)])
+        assert program.ran_in[-1] != threading.get_ident()
+    _asked_until(serving, program, here=True)
     serving.end()
