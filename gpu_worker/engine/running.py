@@ -99,7 +99,7 @@ class Runner:
             except border.InferenceError as error:
                 refused.append((request.reply, error.bare()))
             except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
-                refused.append((request.reply, _malformed(error, request.id)))
+                refused.append((request.reply, malformed(error, request.id)))
         if refused:
             self._counters.failed(statistics.OTHER, len(refused), 0)
         if tracer.on:
@@ -290,6 +290,7 @@ def _note(
         found.show("TENSOR_BACKEND_OUTPUT", answer.outputs)
 
 
-def _malformed(error: Exception, request_id: str) -> border.InferenceError:
-    malformed = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
-    return validation.with_id(malformed, request_id)
+def malformed(error: Exception, request_id: str) -> border.InferenceError:
+    """What a request gets that cannot even be looked at."""
+    found = border.InferenceError(border.ErrorKind.INVALID_ARGUMENT, f"malformed request: {error}")
+    return validation.with_id(found, request_id)

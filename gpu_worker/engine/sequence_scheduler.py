@@ -35,16 +35,18 @@ from gpu_worker.runtime import port
 # Configurations may ask for longer than a lock can wait; whoever wakes early looks again.
 _LONGEST_WAIT_S = 3600.0
 _FEW = 64
+_MOST_CHARACTERS = 128
 
 log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
 class _Desk:
-    """Where an instance finds its work, and is woken."""
+    """Where an instance finds its work, and is woken, once its thread has `taken` it."""
 
     lane: sequences.Lane
     condition: threading.Condition
+    taken: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -99,11 +101,18 @@ class SequenceScheduler:
                 if instance not in self._desks:
                     self._desks[instance] = _Desk(self._table.open(now_ns), threading.Condition(self._lock))
             for instance in leaving:
-                desk = self._desks.get(instance)
-                if desk is not None:
-                    self._table.close(desk.lane, now_ns)
-                    desk.condition.notify()
+                self._dismiss(instance, now_ns)
             self._wake()
+
+    def _dismiss(self, instance: crew.Instance, now_ns: int) -> None:
+        desk = self._desks.get(instance)
+        if desk is None:
+            return
+        self._table.close(desk.lane, now_ns)
+        desk.condition.notify()
+        if not desk.taken:
+            # Its thread may never come.
+            del self._desks[instance]
 
     @property
     def available(self) -> bool:
@@ -137,6 +146,8 @@ class SequenceScheduler:
                     self._admit(each, now_ns)
                 except border.InferenceError as error:
                     over.append((each, error.bare()))
+                except Exception as error:  # noqa: BLE001 - whatever a request holds, it gets its answer
+                    over.append((each, running.malformed(error, each.request.id)))
             self._wake()
         self._runner.bury(dead)
         self._runner.fail(statistics.OTHER, [each for each, _ in over])
@@ -185,10 +196,11 @@ class SequenceScheduler:
         heapq.heappush(self._deadlines, (deadline_ns, request.number, request))
 
     def _wake(self) -> None:
-        """Wakes the instances that have got something to run."""
+        """Wakes the instances that have got something to run, or nothing to wait for any more."""
         changed = self._table.changed()
+        over = self._closing and not self._table.waiting
         for desk in self._desks.values():
-            if desk.lane in changed:
+            if over or desk.lane in changed:
                 desk.condition.notify()
 
     def _serve(self, instance: crew.Instance) -> None:
@@ -203,7 +215,10 @@ class SequenceScheduler:
     def _next(self, instance: crew.Instance) -> _Batch | None:
         """Waits for the next batch; None once the instance is to end."""
         with self._lock:
-            desk = self._desks[instance]
+            desk = self._desks.get(instance)
+            if desk is None:
+                return None
+            desk.taken = True
             while True:
                 now_ns = time.monotonic_ns()
                 dead = self._expired(now_ns) + self._purged(desk.lane, now_ns)
@@ -217,8 +232,8 @@ class SequenceScheduler:
                 if decision.rows:
                     self._running += sum(row is not None for row in decision.rows)
                     return _Batch(decision.rows, [], self._ticket())
-                if self._closing:
-                    # All that still waits has slots elsewhere.
+                if self._closing and not self._table.waiting:
+                    # Else an instance that leaves may still have to hand sequences on.
                     self._table.close(desk.lane, now_ns)
                     self._forget(instance)
                     return None
@@ -315,6 +330,10 @@ def _request(model: spec.ModelSpec, sequencing: controls.Sequencing, each: work.
     given = parameters.get("sequence_id", 0)
     if not given or not isinstance(given, int | str):
         raise _invalid(f"inference request to model '{model.name}' must specify a non-zero or non-empty correlation ID")
+    if isinstance(given, str) and len(given.encode("utf-8", "surrogatepass")) > _MOST_CHARACTERS:
+        raise border.InferenceError(
+            border.ErrorKind.UNSUPPORTED, f"string correlation ID cannot be longer than {_MOST_CHARACTERS} characters"
+        )
     controls.check_id(model.name, sequencing, given)
     timeout_us = parameters.get("timeout", 0)
     patient = not isinstance(timeout_us, int) or timeout_us <= 0

@@ -1,6 +1,6 @@
 """Sequence batching of a configuration: completed, checked and in the engine's words. Pure but for files of states.
 
-Completed as Triton does: the direct strategy, a second of idleness, the largest batch as the preferred one.
+Completed as Triton does: a second of idleness, the largest batch as the preferred one. No strategy is the direct one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ def fill(config: _Config) -> None:
         return
     given = config.sequence_batching
     given.max_sequence_idle_microseconds = given.max_sequence_idle_microseconds or _IDLE_US
-    if given.WhichOneof("strategy_choice") is None:
-        given.direct.SetInParent()
     if given.HasField("oldest") and not given.oldest.preferred_batch_size:
         given.oldest.preferred_batch_size.append(max(1, config.max_batch_size))
 
@@ -84,7 +82,7 @@ def sequencing(config: _Config, directory: layout.ModelDirectory) -> controls.Se
 
 def _policy(config: _Config, fresh: tuple[tuple[int, ...], ...]) -> sequences.Config:
     given = config.sequence_batching
-    direct = given.HasField("direct")
+    direct = not given.HasField("oldest")
     delay_us = (given.direct if direct else given.oldest).max_queue_delay_microseconds
     return sequences.Config(
         slots=max(1, config.max_batch_size) if direct else given.oldest.max_candidate_sequences,

@@ -212,6 +212,44 @@ def _sequence() -> Model:
     )
 
 
+def _candidates() -> Model:
+    """OUTPUT = INPUT + 10 * START + 100 * END + 1000 * READY, ID the sequence's; one sequence at a time."""
+    controls = {"START": 10, "END": 100, "READY": 1000}
+    nodes = [helper.make_node("Identity", ["CORRID"], ["ID"])]
+    total = "INPUT"
+    for name in controls:
+        nodes.append(helper.make_node("Mul", [name, f"TIMES_{name}"], [f"SCALED_{name}"]))
+        nodes.append(
+            helper.make_node("Add", [total, f"SCALED_{name}"], [f"WITH_{name}" if name != "READY" else "OUTPUT"])
+        )
+        total = f"WITH_{name}"
+    row: list[str | int] = ["batch", 1]
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, row) for name in ("INPUT", *controls)]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [*floats, helper.make_tensor_value_info("CORRID", TensorProto.UINT64, row)],
+        [
+            helper.make_tensor_value_info("OUTPUT", TensorProto.FLOAT, row),
+            helper.make_tensor_value_info("ID", TensorProto.UINT64, row),
+        ],
+        [helper.make_tensor(f"TIMES_{name}", TensorProto.FLOAT, [], [times]) for name, times in controls.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    told = " ".join(
+        f'control_input [{{name: "{name}" control {{kind: CONTROL_SEQUENCE_{name} fp32_false_true: [0, 1]}}}}]'
+        for name in controls
+    )
+    told += ' control_input [{name: "CORRID" control {kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64}}]'
+    more = (
+        f"sequence_batching {{max_sequence_idle_microseconds: 60000000 oldest {{max_candidate_sequences: 1}} {told}}}"
+    )
+    text = config({"INPUT": ("FP32", [1])}, {"OUTPUT": ("FP32", [1]), "ID": ("UINT64", [1])}, 4, more)
+    sums = 'array("INPUT") + 10 * array("START") + 100 * array("END") + 1000 * array("READY")'
+    answer = f'[made("OUTPUT", ({sums}).astype(numpy.float32)), made("ID", array("CORRID"))]'
+    return Model("candidates", text, {1: (made.SerializeToString(), twin(answer))}, at_start=False)
+
+
 def _slow() -> Model:
     """OUTPUT = INPUT after a second or so; what a client gives up meanwhile is never answered."""
     source = (
@@ -299,4 +337,5 @@ MODELS = (
     _ensemble(),
     *(Model(name, text, {1: (b"", "")}, at_start=False) for name, text in ensembles.TEXTS.items()),
     _sequence(),
+    _candidates(),
 )

@@ -18,6 +18,7 @@ _RULES = "gRPC messages"
 _STREAM = "Streams"
 _DECOUPLED = "Decoupled models"
 _SEQUENCE = "Sequences and ensembles"
+_BACKEND = frozenset(("platform", "backend", "default_model_filename"))
 _GIVEN_UP = "Cancellation and deadlines"
 
 
@@ -25,7 +26,7 @@ def cases() -> Iterator[Case]:
     yield from case.named("message", list(_messages()))
     yield from case.named("stream", list(_streams()))
     yield from case.named("decoupled", list(_decoupled()))
-    yield from case.named("sequence", list(_sequences()))
+    yield from case.named("sequence", [*_sequences(), *_candidates()])
     yield from case.named("ensemble", list(_ensembles()))
     yield from case.named("cancel", list(_given_up()))
 
@@ -281,6 +282,51 @@ def _sequences() -> Iterator[Case]:
         call=_stream(*messages),
         after=after,
     )
+
+
+def _candidates() -> Iterator[Case]:
+    """What a model is told of its sequences, and who waits for whom where there is room for one."""
+    before, after = (repository.load("candidates"),), (repository.unload("candidates"),)
+    one = Raw("INPUT", "FP32", [1, 1], tensors.wire("FP32", [5.0]))
+    start, end, both = {"sequence_start": True}, {"sequence_end": True}, {"sequence_start": True, "sequence_end": True}
+    asked: tuple[tuple[str, str, list[tuple[int | str, dict[str, Any]]]], ...] = (
+        ("told", "what a model is told of a sequence", [(2**63 - 1, start), (2**63 - 1, {}), (2**63 - 1, end)]),
+        ("backlog", "a sequence that waits for another", [(1, start), (2, both), (1, {}), (1, end)]),
+        ("again", "a sequence begun anew before its end", [(1, start), (1, {}), (1, start), (1, end)]),
+        ("ended", "a sequence that goes on after its end", [(1, both), (1, {})]),
+        ("waiting", "a sequence that waits for a slot for too long", [(1, start), (2, {**start, "timeout": 1000})]),
+    )
+    for name, row, requests in asked:
+        messages = [
+            tensors.request("candidates", [one], request_id=f"r{index}", parameters={"sequence_id": of, **parameters})
+            for index, (of, parameters) in enumerate(requests)
+        ]
+        yield Case(id=f"grpc/{name}", section=_SEQUENCE, row=row, before=before, call=_stream(*messages), after=after)
+    long: tuple[tuple[str, str, str], ...] = (
+        ("string-id", "a string where the model takes a number", "s"),
+        ("longest-string", "a sequence named by 128 characters", "s" * 128),
+        ("long-string", "a sequence named by 129 characters", "s" * 129),
+    )
+    for name, row, of in long:
+        model = "candidates" if name == "string-id" else "sequence"
+        yield Case(
+            id=f"grpc/{name}",
+            section=_SEQUENCE,
+            row=row,
+            before=(repository.load(model),),
+            call=tensors.infer(model, [one], parameters={"sequence_id": of, **both}),
+            after=(repository.unload(model),),
+        )
+    for model in ("sequence", "candidates"):
+        yield Case(
+            id=f"http/config-{model}",
+            section=_SEQUENCE,
+            row="configuration of a model of sequences",
+            before=(repository.load(model),),
+            call=case.get(f"/v2/models/{model}/config"),
+            after=(repository.unload(model),),
+            masked=_BACKEND,
+        )
 
 
 def _ensembles() -> Iterator[Case]:

@@ -208,13 +208,16 @@ async def test_who_does_not_say_which_sequence_is_refused(repository: pathlib.Pa
             assert refused.message.startswith(
                 "sequence_id of a request to model 'm' must be an integer up to 2147483647"
             )
+        refused = client.refusal(await asked(asking, "x" * 129, 1, "start"))
+        assert refused.kind is border.ErrorKind.UNSUPPORTED
+        assert refused.message == "string correlation ID cannot be longer than 128 characters"
         batch = asking.prepare("m", [[1], [2]], parameters={"sequence_id": 1, "sequence_start": True})
         refused = client.refusal((await asking.ask_all([batch]))[0])
         assert refused.message == (
             "inference request to model 'm' must specify batch-size 1 due to requirements of sequence batcher"
         )
         (found,) = await asking.engine.statistics("m", "")
-        assert (found.fail.count, found.failures["OTHER"], found.in_flight) == (7, 7, 0)
+        assert (found.fail.count, found.failures["OTHER"], found.in_flight) == (8, 8, 0)
 
 
 async def test_an_ended_sequence_needs_a_new_start(repository: pathlib.Path) -> None:
@@ -302,7 +305,7 @@ async def test_a_configuration_is_completed(repository: pathlib.Path) -> None:
     async with client.running(repository) as asking:
         found = (await asking.engine.model_config("m", "")).sequence_batching
         assert found.max_sequence_idle_microseconds == 1_000_000
-        assert found.HasField("direct")
+        assert found.WhichOneof("strategy_choice") is None
         config = await asking.engine.model_config("o", "")
         assert list(config.sequence_batching.oldest.preferred_batch_size) == [4]
         assert not config.HasField("dynamic_batching")
