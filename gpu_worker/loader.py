@@ -351,8 +351,14 @@ class Loader:
         return fresh, prepared
 
     def _share(self, config: _Config) -> caching.Share | None:
-        """The model's share of the cache: a new one with every load, so that no answer outlives its model."""
-        return caching.Share(self._cache) if self._cache is not None and config.response_cache.enable else None
+        """The model's share of the cache: a new one with every load, so that no answer outlives its model.
+
+        None where the same request need not have the same one answer.
+        """
+        varies = config.HasField("sequence_batching") or config.model_transaction_policy.decoupled
+        if self._cache is None or varies or not config.response_cache.enable:
+            return None
+        return caching.Share(self._cache)
 
     def _only_gpu(self, config: _Config) -> str:
         """The name of the GPU that all instances are on; empty where there are others."""

@@ -99,8 +99,8 @@ class Share:
         return border.InferResponse(model.name, model.version, each.request.id, given)
 
     def keep(self, each: work.Work, answer: border.InferResponse) -> None:
-        """For a request that was looked for before."""
-        if each.cache_key is not None:
+        """For a request that was looked for before. What says more than its outputs is not kept, lest it lose that."""
+        if each.cache_key is not None and not answer.parameters:
             self._cache.put(each.cache_key, answer.outputs)
 
 

@@ -214,8 +214,8 @@ FIELDS = (
     _no("model_repository_agents", "no agents are loaded: what is in the repository is served as it is"),
     _done(
         "response_cache.enable",
-        "answers are kept and given again where the server has a cache (`--cache-config`), but for sequences, ensembles and "
-        "what is in shared memory",
+        "answers are kept and given again where the server has a cache (`--cache-config`), but for sequences, ensembles, "
+        "decoupled models and what is in shared memory",
     ),
     _done("model_metrics.metric_control.metric_identifier.family", "`nv_inference_first_response_histogram_ms`"),
     _done(

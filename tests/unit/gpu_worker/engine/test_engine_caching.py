@@ -115,6 +115,16 @@ def test_only_the_same_question_has_the_same_key(
     assert (keys[0] == keys[1]) == (same[0] == same[1])
 
 
+def test_what_says_more_than_its_outputs_is_not_kept(loop: asyncio.AbstractEventLoop) -> None:
+    share = caching.Share(caching.Cache(2**20))
+    for parameters, kept in (({"mine": 1}, False), ({}, True)):
+        each = asked(loop, tensors(3), None)
+        assert share.find(MODEL, each) is None
+        share.keep(each, border.InferResponse("m", "1", "", tensors(5), parameters))
+        found = share.find(MODEL, asked(loop, tensors(3), None))
+        assert (found is not None and found.outputs[0].shape == (5,)) == kept
+
+
 class Counting(port.Program):
     """Doubles, and tells how often."""
 
