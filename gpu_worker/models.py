@@ -11,6 +11,9 @@ from gpu_worker.engine import border, spec
 from gpu_worker.repository import layout
 
 MOST_CALLS = 32
+UNLOADED = "unloaded"
+"""The reason of a version that served."""
+
 _DOWN = "the process of every instance has ended and is being restarted"
 FILE = "file:"
 """How the parameters of a load call that bring files begin."""
@@ -57,6 +60,11 @@ class Model:
     @property
     def reason(self) -> str:
         return next((reason for _, reason in self.states.values()), "")
+
+    @property
+    def failed(self) -> bool:
+        """Whether its last load did."""
+        return any(state is State.UNAVAILABLE and reason != UNLOADED for state, reason in self.states.values())
 
     def serve(self, versions: dict[str, loader.Version]) -> None:
         self.versions = versions

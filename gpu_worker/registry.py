@@ -291,9 +291,10 @@ class Registry:
         if model.calls:
             # Somebody loads it already: what becomes of that counts.
             async with model.lock:
-                if model.versions or any(state is State.UNAVAILABLE for state, _ in model.states.values()):
+                if model.versions or model.failed:
                     return
-        models.enter(model)
+        # Without the bound on calls: no more come than ensembles are loaded.
+        model.calls += 1
         await self._load(model, {}, above)
 
     async def _follow(self, name: str) -> None:
@@ -329,7 +330,7 @@ class Registry:
     def _strand_dependents(self, name: str) -> None:
         for each in self._dependents(name):
             if each.versions:
-                self._strand(each, "unloaded")
+                self._strand(each, models.UNLOADED)
 
     def _dependents(self, name: str) -> list[models.Model]:
         return [self._models[each] for each in composition.dependents(name, self._composed())]
@@ -458,7 +459,7 @@ class Registry:
                 log.info("model.unloading", model=model.name, versions=list(versions))
                 files, model.temporary, model.plan = model.temporary, None, None
                 await self._end(versions, files)
-                model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
+                model.mark(list(model.states), State.UNAVAILABLE, models.UNLOADED)
                 log.info("model.unloaded", model=model.name)
         finally:
             model.calls -= 1
@@ -495,7 +496,7 @@ class Registry:
 
     def _forget(self, model: models.Model) -> None:
         model.serve({})
-        model.mark(list(model.states), State.UNAVAILABLE, "unloaded")
+        model.mark(list(model.states), State.UNAVAILABLE, models.UNLOADED)
         _remove(model.temporary)
         model.temporary = None
 

@@ -123,13 +123,15 @@ async def test_the_first_step_that_fails_ends_the_request(models: pathlib.Path) 
     onnx_models.put(models, "picky", onnx_models.picky(), config="max_batch_size: 8")
     one: ensembles.Step = ("picky", {"INPUT": "IN"}, {"OUTPUT": "OUT"})
     ensembles.put(models, "e", ensembles.config({"IN": ("INT64", [1])}, {"OUT": ("INT64", [1])}, [one], batch=8))
-    async with client.running(models) as asking:
+    async with client.running(models, control=EXPLICIT, load_at_start=("e",)) as asking:
         refused = client.refusal(await ask(asking, "e", tensor("IN", [[7]], "INT64"), id="r"))
         assert refused.kind is border.ErrorKind.INTERNAL
         assert refused.message.startswith("in ensemble 'e', [request id: r] ")
         (found,) = await asking.engine.statistics("e", "")
         assert (found.success.count, found.fail.count, found.failures["OTHER"], found.in_flight) == (0, 1, 1, 0)
         assert client.array(await ask(asking, "e", tensor("IN", [[3]], "INT64")), "OUT").tolist() == [[30]]
+        await asking.engine.unload("picky", unload_dependents=False)
+        await asking.until(lambda: _all(asking, "UNAVAILABLE", "picky"))
 
 
 async def test_what_does_not_fit_the_ensemble_is_refused_before_any_step(models: pathlib.Path) -> None:
@@ -157,7 +159,7 @@ def busy(models: pathlib.Path) -> pathlib.Path:
 
 
 async def test_a_request_that_is_given_up_ends_where_it_waits(busy: pathlib.Path) -> None:
-    async with client.running(busy) as asking:
+    async with client.running(busy, control=EXPLICIT, load_at_start=("e",)) as asking:
         first, answered_first = prepared(asking, "e", tensor("IN", ONES))
         second, answered = prepared(asking, "e", tensor("IN", ONES))
         asking.engine.submit([first])
@@ -169,6 +171,8 @@ async def test_a_request_that_is_given_up_ends_where_it_waits(busy: pathlib.Path
         (found,) = await asking.engine.statistics("e", "")
         assert (found.failures["CANCELED"], found.success.count) == (1, 1)
         assert (await asking.engine.statistics("two", ""))[0].success.count == 1
+        await asking.engine.unload("slow", unload_dependents=False)
+        await asking.until(lambda: _all(asking, "UNAVAILABLE", "slow"))
 
 
 async def test_a_deadline_holds_in_every_step(busy: pathlib.Path) -> None:
@@ -321,6 +325,15 @@ async def test_a_step_that_cannot_be_is_told_with_the_reason(models: pathlib.Pat
         assert refused.value.message.startswith(f"load failed for model 'e': {told}")
         state, reason = (await states(asking))["e"]
         assert (state, reason.startswith(told)) == ("UNAVAILABLE", True)
+
+
+async def test_many_ensembles_may_need_one_that_still_waits(models: pathlib.Path) -> None:
+    ensembles.put(models, "inner", ensembles.chain("two", "three"))
+    for number in range(100):
+        ensembles.put(models, f"outer{number}", _outer("inner"))
+    async with client.running(models) as asking:
+        assert await asking.engine.ready()
+        assert client.array(await ask(asking, "outer99", tensor("IN", ONES)), "OUT")[0, 0] == 12
 
 
 async def test_ensembles_of_each_other_do_not_wait_for_each_other(models: pathlib.Path) -> None:
