@@ -136,11 +136,13 @@ class Stream:
 
     async def _read(self) -> None:
         try:
+            # A request is asked for only once there is room: until then its bytes are booked by who has it.
+            await self._room.acquire()
             async for message in self._requests:
-                await self._room.acquire()
                 slot = _Slot(self._intake, self._turn, self._form)
                 slot.submit(message, self._rules, self._call)
                 self._slots.append(slot)
+                await self._room.acquire()
         except protobuf.DecodeError:
             raise border.InferenceError(border.ErrorKind.INTERNAL, "Exception deserializing request!") from None
         finally:

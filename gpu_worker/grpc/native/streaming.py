@@ -159,13 +159,15 @@ class Streaming(exchange.Exchange):
     async def _take(self) -> Any:
         """The next request; its client may send as much again."""
         compressed, message, booked_bytes = self._waiting.popleft()
-        self.unbook(booked_bytes)
         if not self._waiting:
             self._pay()
         if compressed and self.in_thread(len(message)):
             message = await self.front.turns.begin(self.stream.host, self.inflating(message)).done
         elif compressed:
             message = compression.finished(self.inflating(message))
+        # Who is over has let go of all that was booked.
+        if not self.answered:
+            self.unbook(booked_bytes)
         if self._method.request is None:
             return message
         try:

@@ -166,7 +166,7 @@ class Infer(Whole):
     def give_up(self) -> None:
         request, self.request = self.request, None
         if request is not None:
-            self._let_go()
+            # Its bytes stay booked until the engine, which may still have them, has answered.
             self.lingers = True
             self.stream.lingers()
             request.cancel()

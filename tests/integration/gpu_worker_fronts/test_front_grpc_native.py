@@ -7,6 +7,7 @@ import concurrent.futures
 import gzip
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from gpu_worker.grpc import listen
 from gpu_worker.grpc.native import limits as native_limits
 from gpu_worker.grpc.native import server as native
 from gpu_worker.http2 import codes
+from gpu_worker.wire import intake as wire_intake
 from protos.inference.v2 import predict_pb2
 
 from . import h2_client
@@ -282,6 +284,66 @@ async def test_a_reset_cancels_and_frees_its_stream_only_when_the_work_is_over(f
         await client.flush()
         await looked(lambda: not front.intake._held_bytes)
     assert front.grpc.front.gathering == {}
+
+
+class Silent:
+    """An engine that does not answer by itself."""
+
+    def __init__(self) -> None:
+        self.asked: list[border.InferRequest] = []
+
+    def submit(self, requests: Sequence[border.InferRequest]) -> None:
+        self.asked += requests
+
+
+async def test_what_the_engine_has_of_a_call_stays_booked_though_its_client_has_gone(front: Any) -> None:
+    engine = Silent()
+    intake = front.grpc.front.intake = wire_intake.Intake(engine)  # type: ignore[arg-type]  # all that it asks of one
+    message = wire(infer(data=bytes(2**16)))
+    async with h2_client.connect(front.grpc_port) as client:
+        (connection,) = front.grpc.http2.connections
+        for count in (1, 2, 3):
+            stream = await client.open()
+            await client.send(stream, message, ended=True)
+            await looked(lambda count=count: len(engine.asked) == count)
+            client.http2.reset_stream(stream, codes.Code.CANCEL)
+            await client.flush()
+            await looked(lambda: not connection.session.streams)
+            assert intake._held_bytes >= count * 2**16
+        for asked in engine.asked:
+            assert asked.cancelled
+            asked.reply(border.InferenceError(border.ErrorKind.CANCELLED, "nobody waits"))
+        assert connection.session._lingering == 0
+    assert intake._held_bytes == 0
+    await intake.wait_idle()
+
+
+async def test_what_waits_to_be_inflated_of_a_stream_is_booked(front: Any) -> None:
+    packed = gzip.compress(text(letters(2**18)))
+    free = threading.Event()
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    threads.submit(free.wait)
+    turns = front.grpc.front.turns
+    turns.executor = threads
+    coding = [("grpc-encoding", "gzip")]
+    try:
+        async with h2_client.connect(front.grpc_port) as client:
+            whole, gone = await client.open(h2_client.STREAM, coding), await client.open(h2_client.STREAM, coding)
+            await client.send(whole, wire(packed, 1), ended=True)
+            await looked(lambda: turns._free == 1)
+            await client.send(gone, wire(packed, 1))
+            await looked(lambda: turns._free == 0)
+            assert front.intake._held_bytes >= 2 * len(packed)
+            client.http2.reset_stream(gone, codes.Code.CANCEL)
+            await client.flush()
+            await looked(lambda: front.intake._held_bytes < 2 * len(packed))
+            free.set()
+            assert len((await client.answer(whole)).messages()) == 1
+        await front.intake.wait_idle()
+        await looked(lambda: not front.intake._held_bytes)
+    finally:
+        free.set()
+        threads.shutdown()
 
 
 async def test_a_client_that_is_gone_takes_its_calls_with_it(front: Any) -> None:

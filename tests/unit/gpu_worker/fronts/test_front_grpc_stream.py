@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -121,3 +122,43 @@ async def test_what_is_no_message_ends_the_stream_once_the_others_are_answered(b
     with pytest.raises(border.InferenceError, match="deserializing"):
         await made.run()
     assert len(call.written) == 1
+
+
+class Held(Engine):
+    """Answers nothing until `go_on`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_some = asyncio.Event()
+        self._held: list[border.InferRequest] | None = []
+
+    def submit(self, requests: Sequence[border.InferRequest]) -> None:
+        if self._held is None:
+            super().submit(requests)
+        else:
+            self._held += requests
+            self.has_some.set()
+
+    def go_on(self) -> None:
+        held, self._held = self._held, None
+        super().submit(held or [])
+
+
+async def test_no_more_requests_are_asked_for_than_there_is_room_for() -> None:
+    """What a stream took and cannot hand on would be held unbooked, be it ever so large."""
+    taken: list[str] = []
+
+    async def requests() -> AsyncIterator[Any]:
+        for number in map(str, range(300)):
+            taken.append(number)
+            yield request("one", number)
+
+    engine, call = Held(), Call()
+    intake = wire_intake.Intake(engine)  # type: ignore[arg-type]  # as above
+    running = asyncio.create_task(stream.Stream(intake, wire_rules.OPEN, requests(), call).run())
+    await engine.has_some.wait()
+    assert len(taken) == 128
+    engine.go_on()
+    await running
+    assert [each.infer_response.id for each in call.written] == taken
+    assert len(taken) == 300
