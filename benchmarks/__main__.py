@@ -11,6 +11,7 @@ import sys
 from rich.console import Console
 
 from benchmarks import activation, control_plane, ensemble, fetching, frontends, inference, report
+from benchmarks.fronts import python_backend
 from benchmarks.fronts import section as fronts
 from benchmarks.pods import section
 
@@ -22,6 +23,7 @@ SECTIONS = {
     "ensemble": ensemble.run,
     "fronts": fronts.run,
     "frontends": frontends.run,
+    "python-backend": python_backend.run,
     "kubernetes": section.run,
 }
 

@@ -81,7 +81,7 @@ def run() -> report.Section:
 
 
 def _ours(folder: pathlib.Path, sent: _Sent) -> _Loads:
-    with servers.worker(folder, 1) as at:
+    with servers.worker(models.ours(folder, 1), folder) as at:
         generators.check(at, sent.small)
         return _measured(at, sent)
 

@@ -25,11 +25,8 @@ _LOOK_S = 0.2
 
 
 @contextlib.contextmanager
-def worker(folder: pathlib.Path, instances: int, *flags: str) -> Iterator[generators.Address]:
-    """Our worker over the ONNX model."""
-    repository = folder / f"ours-{instances}"
-    if not repository.exists():
-        models.ours(folder, instances)
+def worker(repository: pathlib.Path, folder: pathlib.Path, *flags: str) -> Iterator[generators.Address]:
+    """Our worker over a repository; its own files lie in `folder`."""
     places = [f"--{front}-address=127.0.0.1" for front in ("http", "grpc", "metrics")]
     ports = [f"--{front}-port=0" for front in ("http", "grpc", "metrics")]
     command = [f"--model-repository={repository}", *places, *ports, *flags]

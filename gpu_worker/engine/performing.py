@@ -143,7 +143,9 @@ class Batch:
         except border.InferenceError as error:
             return validation.with_id(error, request.id)
         parameters = response.parameters if response is not None else border.NO_PARAMETERS
-        return border.InferResponse(self.model.name, self.model.version, request.id, outputs, parameters)
+        # What only says that it was all has no version in Triton either.
+        version = self.model.version if response is not None else ""
+        return border.InferResponse(self.model.name, version, request.id, outputs, parameters)
 
     def _output(self, each: work.Work, given: port.Given) -> border.Tensor:
         """The output as it was asked for; one that goes to shared memory is there afterwards."""

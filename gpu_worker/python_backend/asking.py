@@ -58,8 +58,14 @@ class Asking:
     def answer(self, number: int, answer: border.InferResponse | border.InferenceError, *, final: bool) -> None:
         if number not in self._requests:
             return
+        model = self._requests[number].model
         if final:
             del self._requests[number]
+        if isinstance(answer, border.InferenceError):
+            # In Triton's words.
+            answer = border.InferenceError(
+                answer.kind, f"Model {model} - Error when running inference: {answer.message}"
+            )
         message = _message(number, answer, final=final)
         try:
             self._peer.check(message)

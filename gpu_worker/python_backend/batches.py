@@ -111,7 +111,7 @@ class Batches:
     def _performed(self, message: link.Message, count: int) -> port.Performed:
         head = wire.unpack(message.head)
         if "error" in head:
-            words = f"Failed to process the request(s) for model instance '{self._instance}', message: {head['error']}"
+            words = f"Failed to process the request(s) for model '{self._instance}', message: {head['error']}"
             return port.Performed(failure=port.Refused(words))
         responses: list[port.Response | None] = []
         at = 0

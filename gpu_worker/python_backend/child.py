@@ -211,7 +211,7 @@ def _words(error: BaseException) -> str:
         places.append(f"  {frame.f_code.co_filename}({line}): {frame.f_code.co_name}\n")
         frame = frame.f_back
         line = frame.f_lineno if frame is not None else 0
-    return words + ("\n\nAt:\n" + "".join(places) if places else "")
+    return (words + ("\n\nAt:\n" + "".join(places) if places else "")).rstrip()
 
 
 def _settle(worker: int, name: str) -> None:

@@ -197,7 +197,7 @@ class Keeper:
             found.kill(f"execute did not return within {self._bounds.execute_s:g} seconds (execute_timeout_s)")
 
     def _failed(self) -> str:
-        return f"Failed to process the request(s) for model instance '{self.name}', message: "
+        return f"Failed to process the request(s) for model '{self.name}', message: "
 
 
 class Program:

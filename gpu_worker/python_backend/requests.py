@@ -206,8 +206,8 @@ class InferenceRequest:
         """JSON of what the client gave beside the tensors."""
         return json.dumps(self._parameters)
 
-    def requested_output_names(self) -> list[str]:
-        return list(self._outputs)
+    def requested_output_names(self) -> set[str]:
+        return set(self._outputs)
 
     def preferred_memory(self) -> PreferredMemory:
         return self._memory

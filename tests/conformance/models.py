@@ -41,6 +41,38 @@ class TritonPythonModel:
                 sender.send(backend.InferenceResponse([backend.Tensor("OUTPUT", value.reshape(1))]))
             sender.send(flags=backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
+_SCRIPTED = """import numpy
+import triton_python_backend_utils as backend
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        given = backend.get_input_tensor_by_name(requests[0], "INPUT").as_numpy()
+        order, *rest = given
+        if order == b"number":
+            return [7]
+        if order == b"error":
+            return [backend.InferenceResponse(error=backend.TritonError("as asked", getattr(backend.TritonError, rest[0].decode())))]
+        if order == b"plain":
+            return [backend.InferenceResponse(error=backend.TritonError("as asked"))]
+        if order == b"ask":
+            return [self.asked(rest[0].decode(), rest[1].decode())]
+        if order == b"request":
+            told = [requests[0].request_id(), requests[0].correlation_id(), requests[0].flags(), requests[0].timeout()]
+            told += [requests[0].requested_output_names(), requests[0].parameters()]
+            given = numpy.array([repr(each).encode() for each in told], numpy.object_)
+        return [backend.InferenceResponse([backend.Tensor("OUTPUT", given)])]
+
+    def asked(self, model, output):
+        value = backend.Tensor("INPUT", numpy.arange(4, dtype=numpy.float32))
+        asked = backend.InferenceRequest(model_name=model, requested_output_names=[output], inputs=[value])
+        response = asked.exec()
+        if response.has_error():
+            return backend.InferenceResponse(error=response.error())
+        array = backend.get_output_tensor_by_name(response, output).as_numpy()
+        given = numpy.array([repr(each).encode() for each in array.ravel().tolist()], numpy.object_)
+        return backend.InferenceResponse([backend.Tensor("OUTPUT", given)])
+"""
 _BROKEN = "raise RuntimeError('this model cannot be loaded')\n"
 _COPY = '[backend.Tensor.from_dlpack("OUTPUT", tensor("INPUT").to_dlpack())]'
 _SAME = '[made("OUTPUT", array("INPUT"))]'
@@ -53,20 +85,19 @@ LABELS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One model; `versions` maps each version to its ONNX form and the source of its twin."""
+    """One model; `versions` maps each version to its ONNX form and the source of its twin, or None: both run that source."""
 
     name: str
     config: str
-    versions: Mapping[int, tuple[bytes, str]]
+    versions: Mapping[int, tuple[bytes | None, str]]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     at_start: bool = True
 
     def write(self, into: Repositories) -> None:
         for version, (graph, twin) in self.versions.items():
-            for repository, name, content in (
-                (into.ours, "model.onnx", graph),
-                (into.triton, "model.py", twin.encode()),
-            ):
+            code = "model.py", twin.encode()
+            ours = code if graph is None else ("model.onnx", graph)
+            for repository, (name, content) in ((into.ours, ours), (into.triton, code)):
                 directory = repository / self.name / str(version)
                 directory.mkdir(parents=True)
                 (directory / name).write_bytes(content)
@@ -173,11 +204,16 @@ def _broken(name: str, text: str) -> Model:
 
 
 def _decoupled() -> Model:
-    """OUTPUT = each element of INPUT in a response of its own; our worker serves no such model."""
+    """OUTPUT = each element of INPUT in a response of its own."""
     text = config(
         {"INPUT": ("INT32", [-1])}, {"OUTPUT": ("INT32", [1])}, more="model_transaction_policy {decoupled: true}"
     )
-    return Model("decoupled", text, {1: (onnx_models.identity("INT32", ["n"]), _DECOUPLED)}, at_start=False)
+    return Model("decoupled", text, {1: (None, _DECOUPLED)}, at_start=False)
+
+
+def _scripted() -> Model:
+    """Does what INPUT says."""
+    return Model("scripted", config({"INPUT": ("STRING", [-1])}, {"OUTPUT": ("STRING", [-1])}), {1: (None, _SCRIPTED)})
 
 
 def _ensemble() -> Model:
@@ -334,6 +370,7 @@ MODELS = (
     _broken("misnamed", 'name: "other"\n' + same("FP32", [-1])),
     _broken("unreadable", "max_batch_size: many\n"),
     _decoupled(),
+    _scripted(),
     _ensemble(),
     *(Model(name, text, {1: (b"", "")}, at_start=False) for name, text in ensembles.TEXTS.items()),
     _sequence(),

@@ -7,10 +7,17 @@ from tests.conformance.difference import Difference, Verdict, known
 DIFFERENCES: tuple[Difference, ...] = (
     # What only other backends have
     known(
-        Verdict.LACKING,
-        "no backend of this worker is decoupled: such a model is not loaded",
-        "status+text+body",
-        "decoupled/*",
+        Verdict.WORDS,
+        "names the model and the way out",
+        "text",
+        "decoupled/*/unary",
+        fragment="doesn't support models with decoupled transaction policy",
+    ),
+    known(
+        Verdict.DELIBERATE,
+        "an error of another model keeps its class",
+        "status",
+        "python/*/ask-*",
     ),
     known(Verdict.NEWER, "the configuration has max_inflight_requests", "body", "ensemble/http/config"),
     # Classification
@@ -286,10 +293,10 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     # Generate
     known(
-        Verdict.LACKING,
-        "no backend of this worker is decoupled: such a model is not loaded",
+        Verdict.DELIBERATE,
+        "more responses than one are an error, not an answer of status 200 with an error in it",
         "status",
-        "generate/http/decoupled-*",
+        "generate/http/decoupled-several",
     ),
     known(
         Verdict.NEWER,

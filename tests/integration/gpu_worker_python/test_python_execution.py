@@ -94,7 +94,7 @@ async def test_a_raised_error_fails_its_batch_alone(repository: pathlib.Path) ->
         failed = client.refusal(await asking.ask("picky", [[-1]]))
         assert failed.kind is border.ErrorKind.INTERNAL
         assert failed.message.startswith(
-            "Failed to process the request(s) for model instance 'picky_0_0', message: ValueError: below zero\n\nAt:\n  "
+            "Failed to process the request(s) for model 'picky_0_0', message: ValueError: below zero\n\nAt:\n  "
         )
         assert "model.py(" in failed.message
         assert client.array(await asking.ask("picky", [[4]])).tolist() == [[4]]

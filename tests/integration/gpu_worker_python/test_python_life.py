@@ -64,9 +64,7 @@ async def test_a_crash_fails_what_was_in_flight_and_is_mended(repository: pathli
         failed, waited = await asking.ask_all(prepared)
         refused = client.refusal(failed)
         assert refused.kind is border.ErrorKind.INTERNAL
-        assert refused.message.startswith(
-            "Failed to process the request(s) for model instance 'obey_0_0', message: Stub"
-        )
+        assert refused.message.startswith("Failed to process the request(s) for model 'obey_0_0', message: Stub")
         assert words in refused.message
         # Nobody is left who could run what waited.
         assert client.refusal(waited).kind is border.ErrorKind.UNAVAILABLE
