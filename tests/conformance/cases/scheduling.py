@@ -73,6 +73,7 @@ def _configured() -> Iterator[Case]:
             section=_SECTION,
             row=f"load of a configuration with {row}",
             call=repository.load(f"wrong_{name}"),
+            after=(repository.unload(f"wrong_{name}"),),
             text=Text.FREE,
         )
 

@@ -194,7 +194,6 @@ DIFFERENCES: tuple[Difference, ...] = (
         "says why the model could not be loaded",
         "text",
         "repository/http/failed-*ready",
-        fragment="load failed for model 'broken'",
     ),
     known(
         Verdict.DELIBERATE,
