@@ -109,7 +109,22 @@ class _Fetch:
         self._pool.shutdown(cancel_futures=True)
 
     def bring(self, files: Sequence[values.SourceFile]) -> None:
-        """All of them. The first failure calls the others off."""
+        """All of them. The first failure calls the others off; what these have is kept if that may pass."""
+        try:
+            self._bring(files)
+        except errors.ModelFailed as error:
+            if not _is_worth_keeping(error):
+                self._discard(files)
+            raise
+
+    def _discard(self, files: Sequence[values.SourceFile]) -> None:
+        self._halt.set()
+        for file in files:
+            # Who else is about to fetch the file has it, and sees to it.
+            with contextlib.suppress(errors.Stopped), self._store.fetching(self._uri, file, self._halt):
+                self._store.discard(self._uri, file)
+
+    def _bring(self, files: Sequence[values.SourceFile]) -> None:
         self._together(functools.partial(self._alone, file, self._small) for file in files if _is_small(file))
         for file in files:
             if not _is_small(file):
@@ -124,8 +139,7 @@ class _Fetch:
             try:
                 bring(file)
             except errors.ModelFailed as error:
-                # On a full disk what has come so far takes the room of others.
-                if not error.failure.retryable or error.failure.reason in cache_store.NO_ROOM_REASONS:
+                if not _is_worth_keeping(error):
                     self._store.discard(self._uri, file)
                 raise
 
@@ -185,6 +199,11 @@ class _Fetch:
         except BaseException:
             self._halt.set()
             raise
+
+
+def _is_worth_keeping(error: errors.ModelFailed) -> bool:
+    """Whether what has come so far may be gone on with. On a full disk it takes the room of others."""
+    return error.failure.retryable and error.failure.reason not in cache_store.NO_ROOM_REASONS
 
 
 def _is_small(file: values.SourceFile) -> bool:

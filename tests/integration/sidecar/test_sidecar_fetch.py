@@ -67,6 +67,22 @@ def test_a_first_fetch_learns_what_a_later_one_finds(
     assert leftovers(tmp_path) == []
 
 
+def test_a_model_that_will_never_be_whole_leaves_nothing_of_its_other_files(
+    kept: cache_store.Cache, source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with (source / "1" / "weights").open("wb") as weights:
+        weights.truncate(reading.SPAN_BYTES + 1)
+    model = model_of(source)
+    begun = next(file for file in model.files if file.size_bytes > reading.SPAN_BYTES)
+    with kept.fetching(model.uri, begun, threading.Event()), kept.partial(model.uri, begun):
+        pass
+    assert leftovers(tmp_path)
+    os.utime(source / "1" / "model.onnx", ns=(1, 1))
+
+    assert failure(kept, model) == ("SourceChanged", False)
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("change", ["longer", "touched", "removed"])
 def test_changed_sources_are_refused(
     kept: cache_store.Cache, source: pathlib.Path, tmp_path: pathlib.Path, change: str
