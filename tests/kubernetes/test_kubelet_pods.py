@@ -146,16 +146,11 @@ def test_readiness_follows_its_probe_and_liveness_restarts(pods: pods_by_hand.Po
     )
     pod = pods.until("probed", lambda pod: pods_by_hand.container(pod).get("started"))
     assert not pods_by_hand.container(pod)["ready"]
-    assert "Liveness probe failed" in waiting_for_unhealthy(pods)
+    pods.until("probed", lambda pod: pods_by_hand.container(pod)["restartCount"] == 1)
+    pods.until_event("probed", "Unhealthy", "Liveness probe failed")
     pod = pods.until_ready("probed")
     assert pods_by_hand.container(pod)["restartCount"] == 1
     assert pods_by_hand.container(pod, "other")["restartCount"] == 0
-
-
-def waiting_for_unhealthy(pods: pods_by_hand.Pods) -> str:
-    pods.until("probed", lambda pod: pods_by_hand.container(pod)["restartCount"] == 1)
-    events = pods.core.list_namespaced_event(pods.namespace).items
-    return " ".join(str(event.message) for event in events if event.reason == "Unhealthy")
 
 
 def test_readiness_gates_are_opened_by_others(pods: pods_by_hand.Pods) -> None:
